@@ -1,0 +1,88 @@
+"""``python -m bench pool``: the table of mpsteal.Pool beside multiprocessing.Pool, measured in one
+run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from bench import _machine, _pools, _report, _rows, _run
+
+BASELINE = Path(__file__).parent / "results" / "pool.json"
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure mpsteal.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    pool = commands.add_parser("pool", help="mpsteal.Pool beside multiprocessing.Pool")
+    pool.add_argument("--rounds", type=int, help="rounds per row (default 5, with --quick 1)")
+    pool.add_argument("--quick", action="store_true", help="small sizes, to try the harness")
+    pool.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows or families")
+    pool.add_argument("--list", action="store_true", help="name the rows and their targets")
+    pool.add_argument("--cores", type=int, default=2, help="confine each run to so many (2)")
+    pool.add_argument(
+        "--json",
+        type=Path,
+        metavar="PATH",
+        help="where to write; by default a full run writes bench/results/pool.json, others nothing",
+    )
+    args = parser.parse_args(arguments)
+    if args.rounds is None:
+        args.rounds = 1 if args.quick else 5
+    if args.rounds < 1 or args.cores < 1:
+        parser.error("--rounds and --cores must be at least 1")
+    return args
+
+
+def list_rows() -> None:
+    for row in _rows.ROWS:
+        print(f"{row.name:16} {row.title}")
+        for figure in row.figures:
+            if figure.goal:
+                print(f"{'':16}   {figure.label} {figure.goal} {figure.unit}".rstrip())
+
+
+def tell(run: _run.Run) -> None:
+    first = next(iter(run.figures.items()), ("", 0.0))
+    words = run.error or f"{first[0]} {_report.short(first[1])}"
+    print(f"  {run.row} round {run.round + 1} {run.pool}: {words}", file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return 0 if every run gave an answer, whatever the figures, else 1; usage errors exit 2."""
+    args = parse(arguments)
+    if args.list:
+        list_rows()
+        return 0
+    control = _pools.is_control()
+    rows = _rows.select(args.only)
+    machine = _machine.describe()
+    if machine["cores_usable"] < args.cores:
+        print(f"only {machine['cores_usable']} core(s) here: figures will differ", file=sys.stderr)
+    began = time.monotonic()
+    runs = _run.measure_rows(rows, rounds=args.rounds, quick=args.quick, cores=args.cores, tell=tell)
+    settings = {
+        "command": "pool",
+        "rounds": args.rounds,
+        "quick": args.quick,
+        "control": control,
+        "cores": args.cores,
+        "rows": [row.name for row in rows],
+        "took_s": round(time.monotonic() - began, 1),
+    }
+    found = list(_run.outcomes(rows, runs))
+    print(_report.table(found, control=control))
+    print(_report.summary(found, runs, control=control))
+    path = args.json
+    if path is None and not (args.only or args.quick or control):
+        path = BASELINE
+    if path is not None:
+        _report.write(path, _report.document(found, runs, machine=machine, settings=settings))
+        print(f"written: {path}")
+    return 1 if any(run.error for run in runs) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,199 @@
+"""Run rows: every (row, pool) pair of every round in a fresh process, one process at a time, A B,
+A B, A B.
+
+A and B alternate so that a drift of the machine (heat, a neighbour) falls on both. A run that
+fails, answers wrongly or passes its time limit is recorded as failed and the others go on; a
+figure with a failed run is never called met.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from bench import _machine
+from bench._model import Figure, Row
+from bench._pools import OURS, POOLS, STOCK
+
+
+@dataclass
+class Run:
+    """What one measurement process answered; ``error`` is empty if ``figures`` can be used."""
+
+    row: str
+    pool: str
+    round: int
+    figures: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    others_cores: float = 0.0  # cores that other programs kept busy meanwhile, on average
+    error: str = ""
+
+
+class Meter:
+    """How much of the machine went to programs other than the measurement, from now on.
+
+    All CPU time of the machine, less that of the children this process has waited for since: a
+    measurement's agents are counted as its own once it has waited for them. Good to some 0.05 core.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._read()
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        busy = ("user", "nice", "system", "irq", "softirq", "steal")
+        spent = os.times()
+        own = spent.children_user + spent.children_system + spent.user + spent.system
+        return time.monotonic(), sum(getattr(times, name, 0.0) for name in busy), own
+
+    def others_cores(self) -> float:
+        wall_s, machine_s, own_s = (late - early for early, late in zip(self._began, self._read(), strict=True))
+        return max(0.0, round((machine_s - own_s) / wall_s, 3)) if wall_s > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and range of one figure over the rounds."""
+
+    median: float
+    low: float
+    high: float
+    samples: tuple[float, ...]
+
+    @classmethod
+    def of(cls, samples: Iterable[float]) -> Spread | None:
+        kept = tuple(samples)
+        if not kept:
+            return None
+        return cls(statistics.median(kept), min(kept), max(kept), kept)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One figure of one row over all rounds; ``met`` is None where nothing can be judged."""
+
+    row: Row
+    figure: Figure
+    stock: Spread | None
+    ours: Spread | None
+    ratio: float | None  # of the medians
+    ratio_range: tuple[float, float] | None  # of the rounds, each paired with its neighbour
+    met: bool | None
+
+
+def measure_once(row: Row, pool: str, round_number: int, *, quick: bool, cores: int) -> Run:
+    """Run one measurement in a process of its own; never raises for what happens inside it."""
+    command = [sys.executable, "-m", "bench._child", row.name, pool, "--json", f"--cores={cores}"]
+    if quick:
+        command.append("--quick")
+    run = Run(row.name, pool, round_number)
+    child = subprocess.Popen(
+        command,
+        cwd=_machine.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONHASHSEED": "0"},
+    )
+    timed_out = False
+    meter = Meter()
+    try:
+        out, err = child.communicate(timeout=row.limit_s)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+        out, err = _end(child)
+    except BaseException:
+        _end(child)
+        raise
+    run.others_cores = meter.others_cores()
+    if timed_out:
+        run.error = f"no answer within {row.limit_s:.0f} s"
+    elif child.returncode != 0:
+        run.error = (err.strip().splitlines() or [f"exit code {child.returncode}"])[-1][:300]
+    else:
+        try:
+            answer = json.loads(out.strip().splitlines()[-1])
+            run.figures = answer.pop("figures")
+            run.facts = answer
+        except (IndexError, KeyError, ValueError) as error:
+            run.error = f"unreadable answer ({error})"
+    if run.error and err.strip():
+        print(err.rstrip(), file=sys.stderr)
+    return run
+
+
+def _end(child: subprocess.Popen[str]) -> tuple[str, str]:
+    """Ask for all stacks, then kill the process and all below it: the next run needs quiet."""
+    below: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        below = psutil.Process(child.pid).children(recursive=True)
+    with contextlib.suppress(ProcessLookupError):
+        child.send_signal(signal.SIGUSR1)
+        time.sleep(1)
+    child.kill()
+    for process in below:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    return child.communicate()
+
+
+def measure_rows(
+    rows: Sequence[Row], *, rounds: int, quick: bool, cores: int, tell: Callable[[Run], None]
+) -> list[Run]:
+    runs = []
+    for row in rows:
+        for round_number in range(rounds):
+            for pool in POOLS:
+                run = measure_once(row, pool, round_number, quick=quick, cores=cores)
+                tell(run)
+                runs.append(run)
+    return runs
+
+
+def outcomes(rows: Sequence[Row], runs: Sequence[Run]) -> Iterator[Outcome]:
+    """Figures of all rows over all rounds, each held against its goal."""
+    for row in rows:
+        mine = [run for run in runs if run.row == row.name]
+        for figure in row.figures:
+            yield _outcome(row, figure, mine)
+
+
+def _outcome(row: Row, figure: Figure, runs: Sequence[Run]) -> Outcome:
+    values: dict[str, dict[int, float]] = {pool: {} for pool in POOLS}
+    for run in runs:
+        if not run.error:
+            values[run.pool][run.round] = run.figures[figure.key]
+    stock, ours = (Spread.of(values[pool].values()) for pool in (STOCK, OURS))
+    ratio, ratio_range = None, None
+    if stock and ours and figure.has_ratio and stock.median > 0:
+        ratio = ours.median / stock.median
+        pairs = [
+            ours_value / values[STOCK][number]
+            for number, ours_value in values[OURS].items()
+            if values[STOCK].get(number, 0) > 0
+        ]
+        if pairs:
+            ratio_range = (min(pairs), max(pairs))
+    met = None
+    if figure.goal:
+        of_ours = ours.median if ours else None
+        reached = ratio if figure.goal.of == "ratio" else of_ours
+        needs = POOLS if figure.goal.of == "ratio" else (OURS,)
+        failed = any(run.error and run.pool in needs for run in runs)
+        if failed:
+            met = False
+        elif reached is not None:
+            met = figure.goal.met(reached)
+    return Outcome(row, figure, stock, ours, ratio, ratio_range, met)

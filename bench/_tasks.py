@@ -1,0 +1,63 @@
+"""The functions that agents run. Only ``time`` is imported at the top, since agents under spawn
+import this file."""
+
+from __future__ import annotations
+
+import time
+
+_flags: dict[str, object] = {}  # path -> mapped file, one per agent process
+
+
+def noop(i: int) -> int:
+    return i
+
+
+def square(i: int) -> int:
+    return i * i
+
+
+def spin(i: int, cpu_ns: int) -> int:
+    """Burn ``cpu_ns`` of this thread's CPU time; `bench.spin` says why not wall time."""
+    clock = time.thread_time_ns
+    end = clock() + cpu_ns
+    while clock() < end:
+        pass
+    return i
+
+
+def nap(item: tuple[int, float]) -> tuple[int, float]:
+    """Sleep ``item[1]`` seconds; return the number and the seconds that the sleep really took."""
+    start = time.perf_counter()
+    time.sleep(item[1])
+    return item[0], time.perf_counter() - start
+
+
+def spin_and_flag(i: int, cpu_ns: int, path: str) -> tuple[int, float, int]:
+    """Spin, then set byte ``i`` of the mapped file; return number, end time, CPU nanoseconds."""
+    import mmap
+
+    began = time.thread_time_ns()
+    spin(i, cpu_ns)
+    flags = _flags.get(path)
+    if flags is None:
+        with open(path, "r+b") as file:
+            flags = _flags[path] = mmap.mmap(file.fileno(), 0)
+    assert isinstance(flags, mmap.mmap)
+    flags[i] = 1
+    return i, time.perf_counter(), time.thread_time_ns() - began
+
+
+def hold(arrived: str, gate: str) -> bool:
+    """Say at one FIFO that an agent is held, then wait at the other until let go or orphaned."""
+    with open(arrived, "wb", buffering=0) as out:
+        out.write(b".")
+    with open(gate, "rb", buffering=0) as held:
+        return held.read(1) == b"."
+
+
+def first_word(item: bytes) -> int:
+    return int.from_bytes(item[:8], "little")
+
+
+def same(item: bytes) -> bytes:
+    return item

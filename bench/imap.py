@@ -1,0 +1,42 @@
+"""Question: what does one item cost when a lazy, ordered iterator is consumed one result at a
+time?
+
+``imap(square, range(100_000))`` with the default chunk size (1), each result kept as it arrives
+and checked at the end. Peer: the stock Pool with the same call.
+
+Not told: what a user of the stock Pool gets by choosing a ``chunksize`` by hand (much of the gap,
+on uniform items), nor anything about slow items or a slow consumer (`bench.stream`).
+"""
+
+from __future__ import annotations
+
+import time
+
+from bench._model import AGENTS, Figure, Row, Setup, WrongResult, at_most, check
+from bench._pools import warm
+from bench._tasks import square
+
+
+def measure(setup: Setup) -> dict[str, float]:
+    n = setup.size(100_000, 10_000)
+    got = 0
+    with setup.target.open(AGENTS) as pool:
+        warm(pool, AGENTS)
+        began = time.perf_counter()
+        for value in pool.imap(square, range(n)):
+            if value != got * got:
+                raise WrongResult(f"imap: {value!r:.60} at place {got}")
+            got += 1
+        ended = time.perf_counter()
+    check(got, n, "imap, number of results")
+    return {"us_per_item": (ended - began) / n * 1e6}
+
+
+ROWS = (
+    Row(
+        "imap",
+        "imap(square, range(100_000)), consumed one by one",
+        measure,
+        (Figure("us_per_item", "time per item", "us", at_most(1 / 8)),),
+    ),
+)

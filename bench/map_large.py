@@ -1,0 +1,37 @@
+"""Question: is the case that the stock Pool does best, one big uniform ``map``, at least no worse?
+
+``map(square, range(1_000_000))``, the result list compared with the serial one. Peer: the stock
+Pool, which cuts this into 4 chunks per agent and so pays for pickling and little else.
+
+Not told: anything about uneven items (`bench.skew`), where those few chunks are what makes the
+stock Pool slow.
+"""
+
+from __future__ import annotations
+
+import time
+
+from bench._model import AGENTS, Figure, Row, Setup, at_most, check
+from bench._pools import warm
+from bench._tasks import square
+
+
+def measure(setup: Setup) -> dict[str, float]:
+    n = setup.size(1_000_000, 200_000)
+    with setup.target.open(AGENTS) as pool:
+        warm(pool, AGENTS)
+        began = time.perf_counter()
+        results = pool.map(square, range(n))
+        wall_s = time.perf_counter() - began
+    check(results, [i * i for i in range(n)], "map")
+    return {"wall_ms": wall_s * 1e3}
+
+
+ROWS = (
+    Row(
+        "map",
+        "map(square, range(1_000_000))",
+        measure,
+        (Figure("wall_ms", "wall time", "ms", at_most(1.0)),),
+    ),
+)

@@ -1,0 +1,46 @@
+"""Question: what does one submitted task cost, when the task itself does nothing?
+
+100,000 ``apply_async(noop, (i,))`` from one thread, then every result fetched with ``get()`` and
+checked. The clock runs from the first submit to the last ``get()``. Peer: the stock Pool.
+
+Not told: anything about tasks that do work (see `bench.spin`), about one task alone
+(`bench.latency`), or about large arguments. The result is wall time per task, with the parent and
+both agents sharing the cores, so it is not the latency of a task nor the CPU time it costs.
+"""
+
+from __future__ import annotations
+
+import time
+
+from bench._model import AGENTS, Figure, Row, Setup, at_most, check
+from bench._pools import warm
+from bench._tasks import noop
+
+
+def measure(setup: Setup) -> dict[str, float]:
+    n = setup.size(100_000, 10_000)
+    with setup.target.open(AGENTS) as pool:
+        warm(pool, AGENTS)
+        began = time.perf_counter()
+        handles = [pool.apply_async(noop, (i,)) for i in range(n)]
+        submitted = time.perf_counter()
+        results = [handle.get() for handle in handles]
+        ended = time.perf_counter()
+    check(results, list(range(n)), "submit")
+    return {
+        "us_per_task": (ended - began) / n * 1e6,
+        "us_per_submit": (submitted - began) / n * 1e6,
+    }
+
+
+ROWS = (
+    Row(
+        "submit",
+        "100,000 apply_async(noop, (i,)), all results checked",
+        measure,
+        (
+            Figure("us_per_task", "time per task", "us", at_most(1 / 8)),
+            Figure("us_per_submit", "of it inside apply_async", "us"),
+        ),
+    ),
+)

@@ -1,0 +1,74 @@
+"""mpsteal: a process pool for CPU-bound Python that people can trust.
+
+A drop-in for `multiprocessing.Pool` that balances itself by work stealing and never hangs when a process dies.
+
+Layers, each importing only what stands below it:
+
+    pool (front door)  ->  _engine (one thread in the parent)  ->  _agent (worker processes)
+                                                                ->  _queue (shared memory), _policy (pure decisions)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .context import get_context
+    from .errors import (
+        AgentDiedError,
+        AgentStartError,
+        MpstealError,
+        PoolTerminatedError,
+        RemoteError,
+        TaskCancelledError,
+    )
+    from .pool import AgentStats, Pool, PoolStats
+    from .results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AgentDiedError",
+    "AgentStartError",
+    "AgentStats",
+    "AsyncResult",
+    "IMapIterator",
+    "IMapUnorderedIterator",
+    "MapResult",
+    "MpstealError",
+    "Pool",
+    "PoolStats",
+    "PoolTerminatedError",
+    "RemoteError",
+    "TaskCancelledError",
+    "get_context",
+]
+
+_HOMES = {
+    "context": ("get_context",),
+    "errors": (
+        "AgentDiedError",
+        "AgentStartError",
+        "MpstealError",
+        "PoolTerminatedError",
+        "RemoteError",
+        "TaskCancelledError",
+    ),
+    "pool": ("AgentStats", "Pool", "PoolStats"),
+    "results": ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: spawned agents import this package and need none of them."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,76 @@
+"""What an agent needs to start, and its first steps in the new process (D12)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from multiprocessing import context, reduction
+from typing import Any
+
+from .._queue.layout import Geometry
+
+
+class Descriptor:
+    """A file descriptor that travels to a child under every start method."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        context.assert_spawning(self)
+        return _received, (reduction.DupFd(self.fd),)
+
+
+def _received(duplicate: Any) -> Descriptor:
+    return Descriptor(duplicate.detach())
+
+
+@dataclass
+class AgentSpec:
+    """Everything an agent is told.
+
+    Attributes:
+        results: write end of this agent's results pipe.
+        doorbell: read end of its own doorbell.
+        bells: write ends of all agents' doorbells, by slot.
+        parent_pid, parent_watch: the pool's process; `parent_watch` is a pidfd that is readable once it is dead.
+        inherited: the parent's `Segment`, if this process is a fork.
+        max_tasks: chunks after which the agent leaves, or None.
+    """
+
+    slot: int
+    geometry: Geometry
+    segment: Descriptor
+    locks: Descriptor
+    results: Descriptor
+    doorbell: Descriptor
+    bells: list[Descriptor]
+    parent_pid: int
+    parent_watch: Descriptor | None
+    initializer: Any
+    initargs: tuple[Any, ...]
+    max_tasks: int | None
+    inherited: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A mapping stays behind where the process is not a fork.
+        return {**self.__dict__, "inherited": None}
+
+
+def agent_main(spec: AgentSpec) -> None:
+    """Entry point of an agent's process."""
+    # A group of its own: Ctrl-C at the terminal goes to the parent alone, and what a task starts can be ended with it.
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    # A forked agent inherits the parent's handlers, which are not about it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError):
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    from .loop import Agent
+
+    Agent(spec).run()

@@ -1,0 +1,390 @@
+"""The agent's loop: take, run, commit; steal when there is nothing; park when there is nothing anywhere.
+
+    take --> unpickle --> call --> pickle --> commit --> take ...
+      `-- empty: report, steal -- nothing: park at the doorbell (and watch the parent)
+
+One thread. Nothing outside the user's code may raise: an exception there (a late alarm of a task, say) would leave
+the shared words half-written by a process that lives on, so it ends the process and the parent repairs (D4).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import sys
+import time
+from collections import deque
+from itertools import starmap
+from struct import Struct
+from typing import Any
+
+from .._policy.stealing import steal_point, victims
+from .._queue import layout as L
+from .._queue import results as R
+from .._queue.arena import Segment, read_function
+from .._queue.deque import EMPTY, RETRY, STOLEN, Deques
+from .._queue.locks import Locks
+from .launch import AgentSpec
+from .serialize import PLAIN, Encoder, describe, encode_error
+
+RING_INTERVAL_NS = 500_000
+"""An agent tells the parent about results at most this often while somebody waits (ns). Smaller: the parent wakes
+more often, at 20 to 30 us each, taken from an agent's core; larger: results are known later."""
+
+QUIET_INTERVAL_NS = 2_000_000
+"""The same while nobody waits: there is no hurry, only the ring's room."""
+
+JOB_FUNCTIONS_KEPT = 4
+"""Functions of single jobs (partials, bound methods) that an agent keeps unpickled. Fewer: jobs that run side by side
+unpickle theirs again and again; more: payloads of finished jobs stay in memory."""
+
+EXIT_BROKEN = 70
+"""Exit code when the agent could not go on (EX_SOFTWARE of sysexits.h)."""
+
+RETRY_PAUSE_S = 0.000_05
+"""Pause before the next try for a lock that somebody holds: sections take 10 us or so, longer only if the holder was
+stopped or lost its core."""
+
+_INT_LIMIT = 1 << 62
+_slot = Struct("4q").unpack_from
+_now = time.monotonic_ns
+
+
+class ParentGone(BaseException):
+    """The process the pool belongs to has died."""
+
+
+class Agent:
+    """One agent, in its own process."""
+
+    def __init__(self, spec: AgentSpec) -> None:
+        self.spec, self.slot = spec, spec.slot
+        # A forked agent has the mapping already; a second one would double its address space.
+        self.segment = spec.inherited or Segment(spec.segment.fd, L.Layout(spec.geometry))
+        self.words = self.segment.words
+        self.locks = Locks(spec.locks.fd, spec.geometry.slots)
+        self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point)
+        self.take = self.deques.make_take(self.slot)
+        self.base = self.segment.layout.agent(self.slot)
+        self.results = R.ResultWriter(self.segment, self.slot, self.locks, self._wait_for_room)
+        self.encoder = Encoder()
+        self.functions: dict[int, Any] = {}
+        self.job_functions: deque[int] = deque()
+        self.poll = select.poll()
+        self.poll.register(spec.doorbell.fd, select.POLLIN)
+        self.watch_timeout_ms: int | None = 500
+        if spec.parent_watch is not None:
+            self.poll.register(spec.parent_watch.fd, select.POLLIN)
+            self.watch_timeout_ms = None
+        for bell in spec.bells:
+            os.set_blocking(bell.fd, False)
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Say hello, run the initializer, serve, leave."""
+        words, base, spec = self.words, self.base, self.spec
+        words[base + L.PID] = os.getpid()
+        if spec.initializer is not None:
+            try:
+                spec.initializer(*spec.initargs)
+            except BaseException as error:
+                self.results.write(R.INIT_ERROR, R.ERROR, encode_error(error, self.encoder))
+                words[base + L.STATE] = L.INIT_FAILED
+                self.ring_parent()
+                return
+        words[base + L.STATE] = L.READY
+        try:
+            self.check_parent()  # after PID is known: the Manager saw it, or we see that the parent is dead
+            self.serve()
+        except ParentGone:
+            os._exit(0)
+        except BaseException:
+            # The words may be half-written: no clean-up code may run, the parent repairs what we held.
+            with contextlib.suppress(BaseException):
+                sys.excepthook(*sys.exc_info())
+                sys.stderr.flush()
+            os._exit(EXIT_BROKEN)
+        words[base + L.STATE] = L.LEAVING
+
+    def serve(self) -> None:
+        """Take and run chunks until the pool stops or `max_tasks` is reached."""
+        words, base, take, functions = self.words, self.base, self.take, self.functions
+        data, loads, dumps = self.segment.data, pickle.loads, pickle.dumps
+        results, encoder = self.results, self.encoder
+        write = results.write
+        slots_byte, chunks = self.segment.layout.slots_word * 8, self.segment.layout.chunks
+        started_at, done_at, busy_at = base + L.STARTED_NS, base + L.DONE, base + L.BUSY_NS
+        done, busy = words[done_at], words[busy_at]
+        left = -1 if self.spec.max_tasks is None else self.spec.max_tasks
+        nobody, void, integer = L.NOBODY, R.VOID, R.INT
+        ring = self.ring_parent
+        rung = _now()
+        unreported = False
+        copied: list[bool] = []
+        os.register_at_fork(after_in_child=lambda: copied.append(True))
+        while True:
+            chunk = take()
+            if chunk < 0:
+                if chunk == RETRY:
+                    time.sleep(RETRY_PAUSE_S)
+                words[done_at], words[busy_at] = done, busy
+                if unreported:
+                    ring()
+                    unreported = False
+                if not self.find_work():
+                    return
+                rung = _now()
+                continue
+            offset, size, number, flags = _slot(data, slots_byte + 32 * (chunk % chunks))
+            began = _now()
+            words[started_at] = began
+            try:
+                if flags == 0 and number in functions:
+                    value = functions[number](*loads(data[offset : offset + size]))
+                else:
+                    value = self.run_other(offset, size, number, flags)
+            except BaseException as error:
+                finished = _now()
+                if copied:
+                    end_copy(error)
+                self.commit_error(chunk, error)
+                del error
+            else:
+                finished = _now()
+                if copied:
+                    end_copy(None)
+                kind = type(value)
+                if value is None:
+                    write(chunk, void)
+                elif kind is int and -_INT_LIMIT < value < _INT_LIMIT:
+                    write(chunk, integer, b"", value)
+                else:
+                    self.commit_value(chunk, value, dumps if kind in PLAIN else encoder.dumps)
+                    value = None
+            done += 1
+            busy += finished - began
+            unreported = True
+            waited = words[L.WAITED]
+            if finished - rung > (QUIET_INTERVAL_NS if waited == nobody else RING_INTERVAL_NS):
+                words[done_at], words[busy_at] = done, busy
+                ring()
+                self.check_parent()
+                unreported = False
+                rung = finished
+            if left > 0:
+                left -= 1
+                if not left:
+                    words[done_at], words[busy_at] = done, busy
+                    ring()
+                    return
+
+    # -- one chunk ------------------------------------------------------------------------------------------------
+
+    def run_other(self, offset: int, size: int, number: int, flags: int) -> Any:
+        """A chunk that is not a plain call of a known function. Chunks of items give `(values, elapsed ns)`."""
+        if flags & L.IN_BLOCK:
+            payload = pickle.loads(self.segment.read_block(offset, size))
+        else:
+            payload = pickle.loads(self.segment.data[offset : offset + size])
+        if number == L.INLINE_FUNCTION:
+            function, payload = payload
+        else:
+            function = self.function(number)
+        kind = flags & L.KIND_MASK
+        if kind == L.KIND_CALL:
+            return function(*payload)
+        if kind == L.KIND_CALL_KWDS:
+            return function(*payload[0], **payload[1])
+        began = _now()
+        values = list((map if kind == L.KIND_MAP else starmap)(function, payload))
+        if len(values) != len(payload):
+            # `list` takes a call's StopIteration for the end of the input, and results would be missing silently.
+            raise RuntimeError(f"call {len(values)} of the {len(payload)} in this chunk raised StopIteration")
+        return values, _now() - began
+
+    def function(self, number: int) -> Any:
+        """The function of that number, unpickled once. What cannot be loaded is tried again next time."""
+        if number not in self.functions:
+            pickled, for_one_job = read_function(self.segment, number)
+            self.functions[number] = pickle.loads(pickled)
+            if for_one_job:
+                # It may hold a large payload, and nobody tells us when its job is over.
+                self.job_functions.append(number)
+                if len(self.job_functions) > JOB_FUNCTIONS_KEPT:
+                    del self.functions[self.job_functions.popleft()]
+        return self.functions[number]
+
+    def commit_value(self, chunk: int, value: Any, dumps: Any) -> None:
+        """Pickle and commit a result; what cannot be pickled becomes `MaybeEncodingError`, as in the stock pool."""
+        try:
+            payload = dumps(value)
+        except BaseException as error:  # a user's `__reduce__`, `sys.exit` in it included
+            from multiprocessing import pool as stock
+
+            try:
+                refused = stock.MaybeEncodingError(error, value)  # type: ignore[attr-defined]  # not in typeshed
+            except BaseException:  # a user's `__repr__`
+                text = f"a {type(value).__qualname__} whose repr() fails"
+                refused = stock.MaybeEncodingError(describe(error), text)  # type: ignore[attr-defined]
+            self.commit_error(chunk, refused)
+            return
+        try:
+            self.results.write(chunk, R.VALUE, payload)
+        except OSError as error:
+            self.commit_error(chunk, MemoryError(f"no shared memory for a result of {len(payload)} bytes: {error}"))
+
+    def commit_error(self, chunk: int, error: BaseException) -> None:
+        """Commit a task's error."""
+        payload = encode_error(error, self.encoder)
+        try:
+            self.results.write(chunk, R.ERROR, payload)
+        except OSError as full:
+            small = MemoryError(f"no shared memory for this error: {type(error).__name__} ({full})")
+            self.results.write(chunk, R.ERROR, encode_error(small, self.encoder))
+
+    # -- finding work ---------------------------------------------------------------------------------------------
+
+    def find_work(self) -> bool:
+        """Return True when `take` may succeed, False when the pool stops. Steals, else parks.
+
+        Park and submit mirror each other; both pass through the kernel between their two steps (D5), so at least one
+        side sees the other:
+
+            agent: PARKED := 1   fence   look at every deque   sleep
+            parent: push         fence   look at PARKED        ring
+        """
+        words, parked = self.words, self.base + L.PARKED
+        pause = 0.0
+        while True:
+            if words[L.STOP]:
+                return False
+            found = self.steal_round()
+            if found == STOLEN:
+                self.ring_next()
+                return True
+            if found != EMPTY:
+                # Somebody holds a lock we need, for microseconds unless it was stopped or killed.
+                time.sleep(pause)
+                pause = min(0.002, pause + RETRY_PAUSE_S)
+                continue
+            words[parked] = 1
+            self.locks.fence()
+            if words[L.STOP] or any(map(self.deques.ranges, range(self.spec.geometry.slots))):
+                self._unpark()
+                continue
+            self.sleep()
+            self._unpark()
+            if self.deques.ranges(self.slot):
+                self.ring_next()
+                return True
+
+    def _unpark(self) -> None:
+        """Not parked any more, and everybody can see it before we look at the deques again.
+
+        Without the fence a submitter may still see the flag, ring us, who have looked already, and leave the next
+        agent asleep: its chunk then waits behind the task we start.
+        """
+        self.words[self.base + L.PARKED] = 0
+        self.locks.fence()
+
+    def steal_round(self) -> int:
+        """Try every victim once, the longest queue first."""
+        if self.deques.ranges(self.slot):
+            return STOLEN
+        lengths = [self.deques.queued(a) for a in range(self.spec.geometry.slots)]
+        verdict = EMPTY
+        for victim in victims(lengths, self.slot):
+            found = self.deques.steal(self.slot, victim)
+            if found == STOLEN:
+                return STOLEN
+            if found != EMPTY:
+                verdict = found
+        at = self.base + L.STEALS_FAILED
+        self.words[at] += 1
+        return verdict
+
+    def ring_next(self) -> None:
+        """Whoever leaves two or more stealable chunks behind wakes one parked agent, which wakes the next."""
+        words, layout = self.words, self.segment.layout
+        slots = range(self.spec.geometry.slots)
+        asleep = [a for a in slots if a != self.slot and words[layout.agent(a) + L.PARKED]]
+        if asleep and sum(map(self.deques.queued, slots)) >= 2:
+            self.ring(asleep[0])
+
+    def ring(self, slot: int) -> None:
+        """Ring an agent's doorbell. A full pipe means it has been rung enough."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.spec.bells[slot].fd, b"w")
+
+    def ring_parent(self) -> None:
+        """Tell the parent that there is something to read. A hint: the ring and the counters hold the truth."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.spec.results.fd, b"r")
+
+    # -- waiting --------------------------------------------------------------------------------------------------
+
+    def sleep(self) -> None:
+        """Wait for the doorbell; raises `ParentGone` when the parent has died."""
+        self._wait(self.watch_timeout_ms)
+
+    def check_parent(self) -> None:
+        """Raise `ParentGone` if the parent has died (1 us)."""
+        self._wait(0)
+
+    def _wait(self, timeout_ms: int | None) -> None:
+        spec = self.spec
+        for fd, _ in self.poll.poll(timeout_ms):
+            if fd != spec.doorbell.fd:
+                raise ParentGone
+            os.read(fd, 4096)
+        if spec.parent_watch is None and not _is_alive(spec.parent_pid):
+            raise ParentGone
+
+    def _wait_for_room(self, head: int) -> None:
+        """The ring was full when its head stood at `head`: say so, look again, sleep (the same handshake as park).
+
+        The head must be the one that was found too low: reading it anew here would miss a parent that made room in
+        between, and sleep for ever.
+        """
+        words, full = self.words, self.base + L.RING_FULL
+        words[full] = 1
+        self.locks.fence()
+        self.ring_parent()
+        if words[self.base + L.RESULT_HEAD] == head and not words[L.STOP]:
+            self._wait(self.watch_timeout_ms)
+        words[full] = 0
+        if words[L.STOP] == 2:
+            raise ParentGone
+
+
+def end_copy(error: BaseException | None) -> None:
+    """End a fork of the agent that came back from the task: two processes must not be one agent.
+
+    A task may fork and leave the child by `sys.exit`; the code it gave is kept.
+    """
+    code: Any = 0
+    if isinstance(error, SystemExit):
+        code = error.code
+    elif error is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    if code is not None and not isinstance(code, int):
+        sys.stderr.write(f"{code}\n")
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit((code or 0) & 0xFF)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

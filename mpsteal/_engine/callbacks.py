@@ -1,0 +1,71 @@
+"""User callbacks run in a thread of their own, started with the first one, so that none can hold up the loop.
+
+A handle with a callback becomes ready when its callback has returned, as in the stock pool. A callback that raises
+is logged once with its traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger("mpsteal")
+
+
+class CallbackThread:
+    """Runs `(callback, value, then)` in order of arrival; `then()` follows whether or not the callback raised."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[tuple[Callable[[Any], Any], Any, Callable[[], None]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread: threading.Thread | None = None
+        self._finished = False
+
+    def put(self, callback: Callable[[Any], Any], value: Any, then: Callable[[], None]) -> None:
+        """Queue one callback. Engine thread only."""
+        if self._finished:
+            _run_one(callback, value, then)
+            return
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="mpsteal-callbacks", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # No new threads while the interpreter shuts down, nor when the system has none left. The handle must
+                # be settled all the same.
+                logger.warning("mpsteal: no thread for a callback, so it is not called (%r)", callback)
+                then()
+                return
+            self._thread = thread
+        self._queue.put((callback, value, then))
+
+    def _run(self) -> None:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            _run_one(*item)
+            del item
+
+    def finish(self) -> None:
+        """No more callbacks will come, but for submits that raced with the end: those run in the caller's thread."""
+        self._finished = True
+        if self._thread is not None:
+            self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait until all have run, unless called from one of them."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+
+def _run_one(callback: Callable[[Any], Any], value: Any, then: Callable[[], None]) -> None:
+    try:
+        callback(value)
+    except BaseException:  # whatever a user's callback raises, the next one must run
+        logger.exception("mpsteal: a callback raised (%r)", callback)
+    then()

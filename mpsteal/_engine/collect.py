@@ -1,0 +1,137 @@
+"""From result rings to handles. Engine thread only."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from typing import Any
+
+from .._agent.serialize import decode_error
+from .._queue import layout as L
+from .._queue import results as R
+from .._queue.arena import Segment
+from .._queue.locks import Locks
+from .dispatch import Dispatcher, deliver
+
+logger = logging.getLogger("mpsteal")
+
+
+class Collector:
+    """Reads the rings and resolves whoever waits for a chunk."""
+
+    def __init__(self, segment: Segment, locks: Locks, dispatcher: Dispatcher, agents: int) -> None:
+        self.words, self.layout = segment.words, segment.layout
+        self.dispatcher = dispatcher
+        self.readers = [R.ResultReader(segment, slot, locks) for slot in range(agents)]
+        self.collected = [0] * agents
+        """Chunks whose results were read, per slot: what `DONE` has to be (I6)."""
+        self.init_error: BaseException | None = None
+
+    def collect(self, slot: int) -> int:
+        """Deliver everything agent `slot` has committed; returns how many chunks that were."""
+        reader = self.readers[slot]
+        records = reader.drain()
+        # Also when there was nothing: an agent that set this after our last look has rung for it.
+        if self.words[self.layout.agent(slot) + L.RING_FULL]:
+            self.dispatcher.ring(slot)
+        if not records:
+            return 0
+        self.collected[slot] += len(records)
+        dispatcher = self.dispatcher
+        pages, blocks = dispatcher.pages, dispatcher.blocks
+        table, page_chunks, count = pages.table, pages.page_chunks, pages.pages
+        loads = pickle.loads
+        value: Any
+        page: Any = None
+        sinks: list[Any] = []
+        first, done = -page_chunks, 0
+        for chunk, kind, payload in records:
+            ok = True
+            if kind == R.INT:
+                value = payload
+            elif kind == R.VOID:
+                value = None
+            elif kind == R.VALUE:
+                try:
+                    value = loads(payload)
+                except BaseException as error:  # user code: __setstate__, __reduce__, missing modules
+                    ok, value = False, error
+            else:
+                ok, value = self._decode(reader, kind, payload)
+                if chunk == R.INIT_ERROR:
+                    self.init_error = value
+                    self.collected[slot] -= 1
+                    continue
+            i = chunk - first
+            if not 0 <= i < page_chunks:
+                page = table[(chunk // page_chunks) % count]
+                assert page is not None, f"chunk {chunk} has no page"
+                first, sinks = page.first, page.sinks
+                i = chunk - first
+            sink = sinks[i]
+            sinks[i] = None
+            page.left -= 1
+            if page.blocks and i in page.blocks:
+                blocks.free(*page.blocks.pop(i))
+            if not page.left and page.closed:
+                pages.free(page)
+                first = -page_chunks
+            if sink is None:
+                continue
+            done += 1
+            if type(sink) is tuple:
+                job, index = sink
+                job.finished += 1
+                try:
+                    job.sink.deliver(index, ok, value)
+                except BaseException:
+                    logger.exception("mpsteal: delivering a result failed")
+                if job.ended:
+                    dispatcher.job_maybe_done(job)
+            elif sink._callbacks is None:
+                # `AsyncResult._settle`, spelled out: this is paid for every task.
+                sink._success = ok
+                sink._value = value
+                sink._done = True
+                sink._pool = None
+                if sink._waiters is not None:
+                    sink._wake_waiters()
+            else:
+                sink._resolve(ok, value)
+        dispatcher.inflight -= done
+        return len(records)
+
+    def _decode(self, reader: R.ResultReader, kind: int, payload: bytes) -> tuple[bool, Any]:
+        """Errors, and what was too large for the ring."""
+        try:
+            stored: Any = payload if kind == R.ERROR else reader.fetch(payload)
+            if kind == R.STORED_VALUE:
+                return True, pickle.loads(stored)
+            return False, decode_error(stored)
+        except BaseException as error:  # user code again, or no memory for it
+            return False, error
+
+    def finish(self, chunk: int, ok: bool, value: Any) -> bool:
+        """Settle one chunk from outside its ring (its agent died, say). False if it was settled before."""
+        dispatcher = self.dispatcher
+        page = dispatcher.pages.find(chunk)
+        if page is None:
+            return False
+        i = chunk - page.first
+        if i >= page.used or page.sinks[i] is None:
+            return False
+        sink = page.sinks[i]
+        page.sinks[i] = None
+        if i in page.blocks:
+            dispatcher.blocks.free(*page.blocks.pop(i))
+        dispatcher.inflight -= 1
+        dispatcher.pages.finished(page)
+        deliver(sink, ok, value)
+        if type(sink) is tuple:
+            dispatcher.job_maybe_done(sink[0])
+        return True
+
+    def is_pending(self, chunk: int) -> bool:
+        """Whether somebody still waits for this chunk."""
+        page = self.dispatcher.pages.find(chunk)
+        return page is not None and chunk - page.first < page.used and page.sinks[chunk - page.first] is not None

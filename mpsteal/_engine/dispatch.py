@@ -1,0 +1,460 @@
+"""From submitted calls to ranges in the agents' deques.
+
+    pending (submitters append) --> pickle one by one into one block --> page: slots + slab --> ranges --> push, ring
+                                         jobs (map, imap) feed the same blocks
+
+Engine thread only, but for `pending`, to which any thread appends.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from array import array
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+from .._agent.serialize import Encoder, is_by_reference
+from .._policy.placement import split_evenly, split_range
+from .._queue import layout as L
+from .._queue.arena import Blocks, Functions, Page, Pages, Segment
+from .._queue.deque import Deques
+from .._queue.locks import Locks
+from .jobs import END, WAIT, Job
+
+FIRST_BATCH, LARGEST_BATCH = 32, 1024
+"""Chunks written before they are handed out: the first batch small, so that agents start soon, then doubling.
+Small batches cost a fence and a look at every agent each (about 10 us); large ones let agents wait."""
+
+
+BATCHES_PER_TURN = 8
+"""Batches between two looks at results, deaths and the pool's state. Fewer: more such looks (20 us each) in a flood of
+submits; more: results, `terminate` and `cancel` wait for it (8 batches of 1,024 take about 10 ms)."""
+
+
+class Batch:
+    """Chunks on their way into one page: slots and sinks side by side, payloads in the encoder's buffer.
+
+    Attributes:
+        slots: four words per chunk, as in the layout.
+        sinks: who gets each chunk's result.
+        blocks: `(index, offset, size)` of chunks whose payload has a block of its own.
+        at: byte of the slab where the buffer will go; `room` bytes of it are free.
+        limit: chunks at most.
+        is_full: the slab has no room for the next payload.
+        refused: chunks that could not be pickled; they count towards `limit`, so that a batch always ends.
+    """
+
+    __slots__ = ("at", "blocks", "is_full", "limit", "refused", "room", "sinks", "slots")
+
+    def __init__(self, pages: Pages, page: Page, limit: int) -> None:
+        self.slots = array("q")
+        self.sinks: list[Any] = []
+        self.blocks: list[tuple[int, int, int]] = []
+        self.at = pages.slab_at(page)
+        self.room = pages.page_bytes - page.bytes_used
+        self.limit = min(limit, pages.page_chunks - page.used)
+        self.is_full = False
+        self.refused = 0
+
+
+class Dispatcher:
+    """Numbers, pickles and places chunks."""
+
+    def __init__(self, segment: Segment, locks: Locks, deques: Deques, bells: list[int], agents: int) -> None:
+        self.segment, self.locks, self.deques = segment, locks, deques
+        self.bells, self.agents = bells, agents
+        self.words = segment.words
+        self.pages = Pages(segment)
+        self.blocks = Blocks(segment, 0)
+        self.functions = Functions(segment)
+        self.encoder = Encoder()
+        self.pending: deque[Any] = deque()
+        self.jobs: list[Job] = []
+        self.backlog: deque[tuple[int, int]] = deque()
+        self.names: dict[int, str] = {}
+        self.inflight = 0
+        self.has_more = False
+        self._known: dict[int, tuple[Any, int]] = {}
+        self._carry: tuple[bytes, int, int, Any] | None = None
+        self._batch = FIRST_BATCH
+        self._largest = min(1 << 17, segment.layout.geometry.page_bytes // 2)
+        """Payloads above this get a block of their own (bytes)."""
+
+    # -- flushing -------------------------------------------------------------------------------------------------
+
+    def flush(self) -> bool:
+        """Send what can be sent now, at most `BATCHES_PER_TURN` batches; False when pages ran out."""
+        self._batch = FIRST_BATCH
+        self.has_more = False
+        for _ in range(BATCHES_PER_TURN):
+            if not (self.pending or self._carry is not None or any(map(self._can_feed, self.jobs))):
+                return True
+            page = self.pages.open()
+            if page is None:
+                return False
+            if not self._fill(page):
+                return True
+        self.has_more = True
+        return True
+
+    def _can_feed(self, job: Job) -> bool:
+        return not job.ended and job.allowance(self.agents) > 0
+
+    def _fill(self, page: Page) -> bool:
+        """One batch into one page. False when nothing was there after all."""
+        self.encoder.reset()
+        batch = Batch(self.pages, page, self._batch)
+        if self._carry is not None:
+            data, number, flags, sink = self._carry
+            self._carry = None
+            self.encoder.buffer.write(data)
+            batch.slots.extend((batch.at, len(data), number, flags))
+            batch.sinks.append(sink)
+        pending_before = len(self.pending)
+        for job in self.jobs[:]:
+            if not batch.is_full and len(batch.sinks) < batch.limit:
+                self._take_job(job, batch)
+        if not batch.is_full:
+            self._take_pending(batch)
+        sinks = batch.sinks
+        if sinks:
+            first = self.pages.append(page, batch.slots, self.encoder.buffer.getbuffer(), sinks)
+            self.inflight += len(sinks)
+            for i, offset, size in batch.blocks:
+                page.blocks[first - page.first + i] = (offset, size)
+            self._place(first, first + len(sinks))
+            self._batch = min(LARGEST_BATCH, self._batch * 2)
+        if batch.is_full:
+            self.pages.close_current()
+        return bool(sinks) or batch.is_full or batch.refused > 0 or len(self.pending) != pending_before
+
+    def _take_pending(self, batch: Batch) -> None:
+        """Pickle submitted calls until the batch has enough or its slab is full."""
+        sinks, room, at = batch.sinks, batch.room, batch.at
+        pop, add, sink_add = self.pending.popleft, batch.slots.extend, sinks.append
+        buffer, pickler = self.encoder.buffer, self.encoder.pickler
+        dump, clear, tell = pickler.dump, pickler.clear_memo, buffer.tell
+        known, largest, limit = self._known, self._largest, batch.limit
+        start = tell()
+        while len(sinks) + batch.refused < limit:
+            try:
+                sink, function, args, kwds = pop()
+            except IndexError:
+                return
+            if sink is None:
+                self.jobs.append(function)
+                self._take_job(function, batch)
+                if batch.is_full:
+                    return
+                start = tell()
+                continue
+            try:
+                entry = known.get(id(function))
+                number = entry[1] if entry is not None else self._number(function)
+                if number >= 0:
+                    if kwds:
+                        dump((args, kwds))
+                        flags = L.KIND_CALL_KWDS
+                    else:
+                        dump(args)
+                        flags = L.KIND_CALL
+                elif kwds:
+                    dump((function, (args, kwds)))
+                    flags = L.KIND_CALL_KWDS
+                else:
+                    dump((function, args))
+                    flags = L.KIND_CALL
+            except BaseException as error:
+                clear()
+                buffer.seek(start)
+                buffer.truncate()
+                sink._refuse(error, function)
+                batch.refused += 1
+                continue
+            clear()
+            end = tell()
+            size = end - start
+            if size > largest or end > room:
+                self._oversized(batch, start, size, number, flags, sink)
+                if batch.is_full:
+                    return
+                start = tell()
+                continue
+            add((at + start, size, number, flags))
+            sink_add(sink)
+            start = end
+
+    def _take_job(self, job: Job, batch: Batch) -> None:
+        """The same for a job's chunks."""
+        if job.ended:
+            return
+        if job.number is None:
+            self._send_function(job)
+        sinks, room, at = batch.sinks, batch.room, batch.at
+        add, sink_add, pull = batch.slots.extend, sinks.append, job.pull
+        buffer, pickler = self.encoder.buffer, self.encoder.pickler
+        dump, clear, tell = pickler.dump, pickler.clear_memo, buffer.tell
+        largest, kind, function, number = self._largest, job.kind, job.function, job.number or 0
+        allowed = min(batch.limit - len(sinks) - batch.refused, job.allowance(self.agents))
+        start = tell()
+        while allowed > 0:
+            try:
+                payload = pull()
+            except BaseException as error:
+                self._end_job(job, error)
+                return
+            if payload is WAIT:
+                return
+            if payload is END:
+                self._end_job(job, None)
+                return
+            index = job.index
+            job.index = index + 1
+            try:
+                dump(payload if number >= 0 else (function, payload))
+            except BaseException as error:
+                clear()
+                buffer.seek(start)
+                buffer.truncate()
+                job.finished += 1
+                batch.refused += 1
+                allowed -= 1
+                job.sink.deliver(index, False, explain_pickling(error, function, job.site))
+                continue
+            clear()
+            allowed -= 1
+            end = tell()
+            size = end - start
+            job.bytes_sent += size
+            if size > largest or end > room:
+                self._oversized(batch, start, size, number, kind, (job, index))
+                if batch.is_full:
+                    return
+                start = tell()
+                continue
+            add((at + start, size, number, kind))
+            sink_add((job, index))
+            start = end
+
+    def _oversized(self, batch: Batch, start: int, size: int, number: int, flags: int, sink: Any) -> None:
+        """A payload that does not fit the slab: give it a block, or carry it to the next page (the batch is full)."""
+        buffer = self.encoder.buffer
+        view = buffer.getbuffer()[start : start + size]
+        try:
+            if size <= self._largest:
+                self._carry = (bytes(view), number, flags, sink)
+                batch.is_full = True
+                return
+            try:
+                offset = self.blocks.put(view)
+            except OSError as error:
+                deliver(sink, False, MemoryError(f"no shared memory for an argument of {size} bytes: {error}"))
+                return
+            batch.blocks.append((len(batch.sinks), offset, size))
+            batch.slots.extend((offset, size, number, flags | L.IN_BLOCK))
+            batch.sinks.append(sink)
+        finally:
+            view.release()
+            buffer.seek(start)
+            buffer.truncate()
+
+    def _end_job(self, job: Job, error: BaseException | None) -> None:
+        job.end(error)
+        self.job_maybe_done(job)
+
+    def job_maybe_done(self, job: Job) -> None:
+        """Forget a job whose chunks are all finished."""
+        if job.is_done and not job.closed:
+            job.closed = True
+            self.jobs.remove(job)
+            if job.owns_number and job.number is not None:
+                self.functions.remove(job.number)
+                self.names.pop(job.number, None)
+
+    # -- functions ------------------------------------------------------------------------------------------------
+
+    def _number(self, function: Any) -> int:
+        """Number of a function sent by reference; `INLINE_FUNCTION` for everything else."""
+        if not is_by_reference(function) or len(self._known) >= self.functions.size // 2:
+            return L.INLINE_FUNCTION
+        pickled = Encoder().dumps(function)
+        number = self.functions.add(pickled)
+        if number >= 0:
+            # The reference keeps `id` from being used again.
+            self._known[id(function)] = (function, number)
+            self.names[number] = name_of(function)
+        return number
+
+    def _send_function(self, job: Job) -> None:
+        """Send a job's function once; what cannot be pickled fails chunk by chunk, with the reason."""
+        function = job.function
+        try:
+            entry = self._known.get(id(function))
+            number = entry[1] if entry is not None else self._number(function)
+            if number < 0:
+                number = self.functions.add(Encoder().dumps(function), for_one_job=True)
+                job.owns_number = number >= 0
+                if number >= 0:
+                    self.names[number] = name_of(function)
+        except BaseException:
+            number = L.INLINE_FUNCTION
+        job.number = number
+
+    # -- placing --------------------------------------------------------------------------------------------------
+
+    def _place(self, lo: int, hi: int) -> None:
+        """Deal a new range to the agents, then ring those that are parked (the mirror of `Agent.find_work`)."""
+        words, layout, deques = self.words, self.segment.layout, self.deques
+        slots = range(self.agents)
+        bases = [layout.agent(a) for a in slots]
+        if self.backlog:
+            self.backlog.append((lo, hi))
+            self.refill()
+            return
+        if hi - lo >= 8 * self.agents:
+            loads = [0] * self.agents
+        else:
+            # Neither parked nor still starting: it runs something that a new chunk would have to wait for.
+            busy = [not words[b + L.PARKED] and words[b + L.STATE] == L.READY for b in bases]
+            loads = [busy[a] + deques.queued(a) for a in slots]
+        for agent, a, b in split_range(lo, hi, loads):
+            self._push(agent, a, b)
+        self.ring_parked(hi - lo)
+
+    def _push(self, agent: int, lo: int, hi: int) -> None:
+        for i in range(self.agents):
+            if self.deques.push((agent + i) % self.agents, 0, lo, hi):
+                return
+        backlog = self.backlog
+        if backlog and backlog[-1][1] == lo:
+            backlog[-1] = (backlog[-1][0], hi)
+        else:
+            backlog.append((lo, hi))
+
+    def withdraw(self, sink: Any) -> int | None:
+        """Take a call that has not started out of wherever it waits.
+
+        Returns its chunk number (`layout.NONE` if it had none yet), or None when it is running or finished. What was
+        withdrawn never runs: an agent starts a chunk under the lock that `Deques.remove` takes.
+        """
+        for item in list(self.pending):
+            if item[0] is sink:
+                self.pending.remove(item)
+                return L.NONE
+        if self._carry is not None and self._carry[3] is sink:
+            self._carry = None
+            return L.NONE
+        for page in self.pages.table:
+            if page is not None and sink in page.sinks:
+                return self._remove(page.first + page.sinks.index(sink))
+        return None
+
+    def _remove(self, chunk: int) -> int | None:
+        for i, (lo, hi) in enumerate(self.backlog):
+            if lo <= chunk < hi:
+                self.backlog[i] = (lo, chunk)
+                self.backlog.append((chunk + 1, hi))
+                return chunk
+        # Twice: a thief may carry it past us the first time.
+        for _ in range(2):
+            for agent in range(self.agents):
+                rest = self.deques.remove(agent, chunk)
+                if rest is not None:
+                    if rest[0] < rest[1]:
+                        self._push(agent, *rest)
+                        self.ring_parked(rest[1] - rest[0])
+                    return chunk
+        return None
+
+    def ring_parked(self, chunks: int) -> None:
+        """Ring as many parked agents as there are chunks for them, after what was queued can be seen."""
+        self.locks.fence()
+        words, layout = self.words, self.segment.layout
+        for a in range(self.agents):
+            if chunks <= 0:
+                return
+            if words[layout.agent(a) + L.PARKED]:
+                self.ring(a)
+                chunks -= 1
+
+    def ring(self, agent: int) -> None:
+        """Ring an agent's doorbell; a full pipe has been rung enough."""
+        with suppress(BlockingIOError):
+            os.write(self.bells[agent], b"w")
+
+    def _has_room(self) -> bool:
+        """Whether some agent's ring is at most half full: refilling at every single place would cost more than it
+        gives, since what is held back is merged into few long ranges meanwhile."""
+        words, layout = self.words, self.segment.layout
+        half = layout.geometry.entries // 2
+        heads = (layout.head(a, 0) for a in range(self.agents))
+        return any(words[at + 1] - words[at] <= half for at in heads)
+
+    def refill(self) -> None:
+        """Move what had to be held back into the deques, as far as they have room."""
+        if not self.backlog or not self._has_room():
+            return
+        work, self.backlog = self.backlog, deque()
+        merged: list[tuple[int, int]] = []
+        for lo, hi in sorted(work):
+            if merged and merged[-1][1] == lo:
+                merged[-1] = (merged[-1][0], hi)
+            else:
+                merged.append((lo, hi))
+        total = 0
+        for lo, hi in merged:
+            if lo == hi:
+                continue
+            for agent, a, b in split_evenly(lo, hi, self.agents):
+                self._push(agent, a, b)
+            total += hi - lo
+        self.ring_parked(total)
+
+
+def deliver(sink: Any, ok: bool, value: Any) -> None:
+    """Give a result to a single handle or to a job's sink."""
+    if type(sink) is tuple:
+        job, index = sink
+        job.finished += 1
+        job.sink.deliver(index, ok, value)
+    else:
+        sink._resolve(ok, value)
+
+
+def explain_pickling(error: BaseException, function: Any, site: Any) -> BaseException:
+    """The same error with the function's name and the place of the submit added to its message.
+
+    The type stays what the stock pool raises (`PicklingError`, `AttributeError`, `TypeError`); other types are
+    passed on as they are.
+    """
+    if type(error) not in (pickle.PicklingError, AttributeError, TypeError):
+        return error
+    told = type(error)(
+        f"{error} -- the call of {name_of(function)}{where(site)} cannot be pickled, so it was not sent to an agent"
+    )
+    told.__cause__ = error
+    return told
+
+
+def name_of(function: Any) -> str:
+    """A callable in words; never raises, whatever its attributes do."""
+    try:
+        return str(getattr(function, "__qualname__", None) or f"a {type(function).__qualname__}")
+    except Exception:
+        return f"a {type(function).__qualname__}"
+
+
+def where(site: Any) -> str:
+    """' submitted at file:line' for a `(code, instruction)` pair; empty without one."""
+    if site is None:
+        return ""
+    code, instruction = site
+    line = code.co_firstlineno
+    for start, _, number in code.co_lines():
+        if start > instruction:
+            break
+        if number is not None:
+            line = number
+    return f" submitted at {code.co_filename}:{line}"

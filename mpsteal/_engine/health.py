@@ -1,0 +1,113 @@
+"""Agents' processes: start, watch, replace, end (D6, D12). Engine thread only, but for the first start."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .._agent import loop as _preloaded  # noqa: F401  once here, or every forked agent imports it by itself (3 ms)
+from .._agent.launch import AgentSpec, agent_main
+
+logger = logging.getLogger("mpsteal")
+
+START_FAILURES_ALLOWED = 3
+"""Deaths in a row before an agent said hello, per agent, until the pool gives up: one is bad luck (the kernel's
+out-of-memory killer), a broken main module is not."""
+
+HELLO_TIMEOUT_S = 60.0
+"""A new agent that has not said hello by then is killed and counted (a forked child can hang on a lock that another
+thread held). Spawn imports the main module first, so too short would kill slow starters."""
+
+
+class AgentProcess:
+    """One process in a slot."""
+
+    def __init__(self, slot: int, process: Any) -> None:
+        self.slot, self.process = slot, process
+        self.started = time.monotonic()
+        self.watch_fd = -1
+        self.owns_fd = False
+
+    def open_watch(self) -> int:
+        """A descriptor that is readable once the process is dead.
+
+        A pidfd where there is one: end-of-file on the sentinel proves nothing while a forked relative of the agent
+        holds a copy of the pipe.
+        """
+        if hasattr(os, "pidfd_open"):
+            try:
+                self.watch_fd = os.pidfd_open(self.process.pid)
+                self.owns_fd = True
+            except ProcessLookupError:
+                self.watch_fd = self.process.sentinel  # already dead and reaped by the fork server
+            except OSError:
+                self.watch_fd = self.process.sentinel
+        else:
+            self.watch_fd = self.process.sentinel
+        return self.watch_fd
+
+    def close_watch(self) -> None:
+        """Give the descriptor back."""
+        if self.owns_fd:
+            os.close(self.watch_fd)
+        self.watch_fd, self.owns_fd = -1, False
+
+    def release(self) -> None:
+        """Give back the descriptors of a process that has been joined: users may keep its object for long (I4)."""
+        with contextlib.suppress(AttributeError, OSError):
+            self.process._popen.close()
+
+    def kill_group(self) -> None:
+        """SIGKILL to the agent and to what its tasks started.
+
+        The agent leads the group, and a group's number is not given away while anybody is in it. Its own pid is only
+        used while the process object has not seen its end.
+        """
+        pid = self.process.pid
+        with contextlib.suppress(OSError):
+            os.killpg(pid, signal.SIGKILL)
+        if self.watch_fd >= 0:  # still watched: not known to be dead, perhaps not yet leading a group
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM to the agent."""
+        with contextlib.suppress(OSError, AttributeError):
+            os.kill(self.process.pid, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold SIGINT back in this thread, and in what it starts until that lets it through again.
+
+    A child belongs to the terminal's foreground group until it has made its own; a Ctrl-C in between would end it
+    with a traceback of its own. `agent_main` unblocks.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_process(make: Callable[..., Any], spec: AgentSpec, name: str) -> AgentProcess:
+    """Start the agent of `spec.slot`; to be called inside `interrupts_held`.
+
+    Raises what starting a process raises (OSError when the system refuses).
+    """
+    process = make(target=agent_main, args=(spec,), name=name)
+    with warnings.catch_warnings():
+        # CPython 3.12 warns of forks in threaded programs. The user chose fork; D12 says what we do about it.
+        warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+        process.start()
+    pid = getattr(process, "pid", None)
+    if isinstance(pid, int):
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)  # the child does the same; whoever is first
+    return AgentProcess(spec.slot, process)

@@ -1,0 +1,685 @@
+"""The engine: one thread in the parent that dispatches, collects and watches over the agents (D9).
+
+    submitters --pending, wake pipe-->  .--------.  --ranges, doorbells-->  agents
+    waiters   <--handles resolved------ | engine |  <--rings, results pipes--
+                                        `--------'  <--pidfds: deaths--
+
+It sleeps until something happens. While chunks are in flight it also looks at the rings by itself after 5 ms of
+silence, backing off to 50 ms: an agent tells of short results late when a long task follows them.
+
+Life of a pool: RUN -> CLOSING (nothing new; ends when all is done) -> STOPPING (agents leave) -> ended. TERMINATING
+fails every handle first and ends the agents by signal. States only move to the right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import select
+import selectors
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from multiprocessing import context as mp_context
+from multiprocessing import forkserver
+from typing import Any
+
+from .._agent.launch import AgentSpec, Descriptor
+from .._policy.stealing import steal_point
+from .._queue import layout as L
+from .._queue.arena import Segment, anonymous_file
+from .._queue.deque import Deques
+from .._queue.locks import Locks
+from .._queue.manager import agent_status, run_bare, start_guard
+from ..errors import AgentDiedError, AgentStartError, PoolTerminatedError, SegmentFullError, TaskCancelledError
+from .callbacks import CallbackThread
+from .collect import Collector
+from .dispatch import Dispatcher, deliver
+from .health import HELLO_TIMEOUT_S, START_FAILURES_ALLOWED, AgentProcess, interrupts_held, start_process
+from .jobs import Job
+from .validate import validate
+
+logger = logging.getLogger("mpsteal")
+
+RUN, CLOSING, STOPPING, TERMINATING, ENDED = range(5)
+
+LOOK_FIRST_S, LOOK_LAST_S = 0.005, 0.05
+"""When the engine looks at the rings unasked: a shorter first look costs wake-ups under long tasks, a longer one
+makes a short result in front of a long task late (4 s were seen without any)."""
+
+TERM_GRACE_S = 0.2
+"""Between SIGTERM and SIGKILL at terminate: long enough for a Python-level handler, short enough for `with` blocks."""
+
+GUARD_AFTER_S = 0.05
+"""When the Manager's process is started: it costs as much as an agent (a fork of the parent, or an interpreter), which
+pools that live for milliseconds should not pay. Until then agents watch the parent themselves whenever they are not
+inside a task."""
+
+GUARD_GRACE_MS = 1000
+"""How long the end of a pool waits for its Manager to leave before it is killed (ms); it takes about 1 ms."""
+
+RETRY_S = 0.001
+"""Next try when a dead agent's neighbour held a lock we need."""
+
+RESPAWN_PAUSE_S, RESPAWN_TRIES = 0.05, 60
+"""When the system refuses a process (EAGAIN): pause before the next try, doubled up to 1 s; then the pool gives up."""
+
+
+class Engine:
+    """What the front doors know: submit, drain, stop, stats (D13)."""
+
+    def __init__(
+        self,
+        agents: int,
+        make_process: Callable[..., Any],
+        *,
+        context: Any,
+        initializer: Any = None,
+        initargs: tuple[Any, ...] = (),
+        max_tasks: int | None = None,
+        geometry: dict[str, int] | None = None,
+    ) -> None:
+        self.agents = agents
+        self.state = RUN
+        self.asleep = False
+        self.broken: BaseException | None = None
+        self.owner_pid = os.getpid()
+        self.ended = threading.Event()
+        self.callbacks = CallbackThread()
+        self._make_process = make_process
+        self.at_exit: Any = None
+        self._cancels: deque[tuple[Any, list[bool], Any]] = deque()
+        self._initializer, self._initargs, self._max_tasks = initializer, initargs, max_tasks
+        self._waiters = 0
+        self._waiters_lock = threading.RLock()  # reentrant: signal handlers and finalizers come here too
+        self._fds: list[int] = []
+        self._cleanup = contextlib.ExitStack()
+        self.thread = threading.Thread(target=self._run, name="mpsteal-engine", daemon=True)
+        try:
+            self._build(context, geometry or {})
+            self.thread.start()
+        except BaseException:
+            self._abandon_start()
+            raise
+
+    # -- building -------------------------------------------------------------------------------------------------
+
+    def _build(self, context: Any, geometry: dict[str, int]) -> None:
+        self._procs: dict[int, AgentProcess] = {}
+        self.processes: list[Any] = []
+        n = self.agents
+        self.segment = Segment.create(L.Geometry(n, **geometry))
+        self._cleanup.callback(self.segment.close)
+        self.words = self.segment.words
+        self._lock_fd = self._own(anonymous_file("locks", n + 1))
+        self.locks = Locks(self._lock_fd, n)
+        self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point)
+        self._results, self._doorbells = [], []
+        for _ in range(n):
+            self._results.append(self._pipe())
+            self._doorbells.append(self._pipe())
+        self._wake_r, self._wake_w = self._pipe()
+        self._parent_watch: int | None = None
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                self._parent_watch = self._own(os.pidfd_open(os.getpid()))
+        self.dispatcher = Dispatcher(self.segment, self.locks, self.deques, [w for _, w in self._doorbells], n)
+        self.pending = self.dispatcher.pending
+        self.collector = Collector(self.segment, self.locks, self.dispatcher, n)
+        self._failures_in_row = 0
+        self._last_failure = 0.0
+        self._dead: dict[int, AgentProcess] = {}
+        self._respawn_at: dict[int, tuple[float, int]] = {}
+        self._kill_at: float | None = None
+        method = context.get_start_method() if isinstance(context, mp_context.BaseContext) else "fork"
+        self._forks = method == "fork"
+        if method == "forkserver":
+            forkserver.ensure_running()  # before any start holds signals back: the server would keep that for ever
+        for slot in range(n):
+            self._start_agent(slot)
+        self._guard_pid = 0
+        self._guard_restarts = 0
+        self.folder = ""
+        self.authkey = secrets.token_bytes(32)
+        # An interpreter of its own takes as long to start as an agent does: not beside them.
+        self._guard_due: float | None = time.monotonic() + GUARD_AFTER_S * (1 if self._forks else 5)
+        self.selector = selectors.DefaultSelector()
+        self._cleanup.callback(self.selector.close)
+        self.selector.register(self._wake_r, selectors.EVENT_READ, ("wake", 0))
+        for slot in range(n):
+            self.selector.register(self._results[slot][0], selectors.EVENT_READ, ("result", slot))
+            self._watch(self._procs[slot])
+
+    def _own(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _pipe(self) -> tuple[int, int]:
+        r, w = os.pipe()
+        self._fds += [r, w]
+        os.set_blocking(r, False)
+        os.set_blocking(w, False)
+        return r, w
+
+    def _start_agent(self, slot: int) -> None:
+        base = self.segment.layout.agent(slot)
+        words = self.words
+        words[base + L.STATE], words[base + L.PARKED], words[base + L.RING_FULL] = L.STARTING, 0, 0
+        words[base + L.PID] = 0
+        spec = AgentSpec(
+            slot=slot,
+            geometry=self.segment.layout.geometry,
+            segment=Descriptor(self.segment.fd),
+            locks=Descriptor(self._lock_fd),
+            results=Descriptor(self._results[slot][1]),
+            doorbell=Descriptor(self._doorbells[slot][0]),
+            bells=[Descriptor(w) for _, w in self._doorbells],
+            parent_pid=os.getpid(),
+            parent_watch=None if self._parent_watch is None else Descriptor(self._parent_watch),
+            initializer=self._initializer,
+            initargs=self._initargs,
+            max_tasks=self._max_tasks,
+            inherited=self.segment if self._forks else None,
+        )
+        with interrupts_held():  # until it is known: a Ctrl-C in between would leave an agent nobody ends
+            agent = start_process(self._make_process, spec, f"mpsteal-{slot}")
+            self._procs[slot] = agent
+        self.processes = [self._procs[s].process for s in sorted(self._procs)]
+
+    def _watch(self, agent: AgentProcess) -> None:
+        self.selector.register(agent.open_watch(), selectors.EVENT_READ, ("death", agent.slot))
+
+    def _abandon_start(self) -> None:
+        """A start failed half-way: end what was started, keep nothing."""
+        for agent in getattr(self, "_procs", {}).values():
+            process = agent.process
+            process.terminate()
+            if isinstance(getattr(process, "pid", None), int):
+                agent.kill_group()  # a handler inherited from this program may swallow SIGTERM
+            process.join()
+        if getattr(self, "_guard_pid", 0):
+            self._stop_guard()
+        self._release()
+
+    # -- the Manager ----------------------------------------------------------------------------------------------
+
+    def _start_guard(self) -> None:
+        if not self.folder:
+            # 0700; the Manager's socket lives there. Made with the Manager, which removes it when we are killed.
+            self.folder = tempfile.mkdtemp(prefix="mpsteal-")
+            self._cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        with interrupts_held():
+            self._guard_pid, self._guard_control = start_guard(
+                self.segment, self._parent_watch, self.folder, self.authkey, fork=self._forks, run=run_bare
+            )
+        self._guard_watch = -1
+
+    def _watch_guard(self) -> None:
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                self._guard_watch = os.pidfd_open(self._guard_pid)
+                self.selector.register(self._guard_watch, selectors.EVENT_READ, ("guard", 0))
+
+    def _reap_guard(self) -> None:
+        with contextlib.suppress(OSError):
+            os.waitpid(self._guard_pid, 0)
+        self._guard_pid = 0
+        if self._guard_watch >= 0:
+            with contextlib.suppress(KeyError, ValueError):
+                self.selector.unregister(self._guard_watch)
+            os.close(self._guard_watch)
+            self._guard_watch = -1
+        os.close(self._guard_control)
+
+    def _guard_died(self) -> None:
+        """Work goes on without the Manager; a new one takes its place."""
+        self._reap_guard()
+        if self.state in (RUN, CLOSING) and self._guard_restarts < 10:
+            self._guard_restarts += 1
+            logger.warning("mpsteal: the Manager process died; starting a new one")
+            self._raise_guard()
+
+    def _raise_guard(self) -> None:
+        try:
+            self._start_guard()
+            self._watch_guard()
+        except (OSError, RuntimeError):  # RuntimeError: no forks while the interpreter shuts down (3.12)
+            logger.exception("mpsteal: the Manager could not be started; trying again in a second")
+            self._guard_due = time.monotonic() + 1.0
+
+    def _stop_guard(self) -> None:
+        if not self._guard_pid:
+            return
+        with contextlib.suppress(OSError):
+            os.write(self._guard_control, b"q")
+        if not self._forks:
+            # It may still be starting its interpreter, and all it would do at its end is done by us.
+            with contextlib.suppress(OSError):
+                os.kill(self._guard_pid, signal.SIGKILL)  # our child, not reaped: the number is its own
+        elif self._guard_watch >= 0:
+            poll = select.poll()
+            poll.register(self._guard_watch, select.POLLIN)
+            if not poll.poll(GUARD_GRACE_MS):
+                # Stopped, or too busy: all it could still do is done by us (I3).
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(self._guard_watch, signal.SIGKILL)
+        self._reap_guard()
+
+    # -- any thread -----------------------------------------------------------------------------------------------
+
+    def submit(self, sink: Any, function: Any, args: Any, kwds: Any) -> None:
+        """Queue one call; `sink._resolve(ok, value)` is called once from the engine."""
+        self.pending.append((sink, function, args, kwds))
+        if self.asleep:
+            self.wake()
+        if self.state > CLOSING:
+            self.late()
+
+    def submit_job(self, job: Job) -> None:
+        """Queue a job."""
+        self.pending.append((None, job, None, None))
+        if self.asleep:
+            self.wake()
+        if self.state > CLOSING:
+            self.late()
+
+    def late(self) -> None:
+        """The submit raced with the end: if the engine is gone, nobody else will answer."""
+        if self.ended.is_set():
+            self._fail_everything(self.broken or PoolTerminatedError("the pool has ended"))
+
+    def poke(self) -> None:
+        """Something may have changed that the loop cannot see in `pending` (room in an iterator, input that came)."""
+        self._poked = True
+        if self.asleep:
+            self.wake()
+
+    def wake(self) -> None:
+        """Make the loop look. Cheap when it is awake already."""
+        self.asleep = False
+        try:
+            with self._waiters_lock:  # so that the descriptor is not closed, and perhaps used again, under our hands
+                if self.state < ENDED:
+                    with contextlib.suppress(BlockingIOError):
+                        os.write(self._wake_w, b"w")
+        except BaseException:
+            # A signal handler raised before we had rung: whoever submits next must ring.
+            self.asleep = True
+            raise
+
+    def waiting(self, change: int) -> None:
+        """A thread begins (+1) or ends (-1) to wait for a result; agents report sooner while any does."""
+        with self._waiters_lock:
+            self._waiters += change
+            if self.state < ENDED:
+                self.words[L.WAITED] = 1 if self._waiters else L.NOBODY
+
+    def cancel(self, sink: Any) -> bool:
+        """Withdraw a call that has not started; True means that it never runs. Any thread but the engine's."""
+        answer: list[bool] = []
+        gate = threading.Lock()
+        gate.acquire()
+        with self._waiters_lock:
+            if self.state >= STOPPING:
+                return False
+            self._cancels.append((sink, answer, gate))
+        self.wake()
+        gate.acquire()
+        return answer == [True]
+
+    def _do_cancels(self) -> None:
+        while self._cancels:
+            sink, answer, gate = self._cancels.popleft()
+            try:
+                chunk = None if self.state >= STOPPING else self.dispatcher.withdraw(sink)
+                if chunk is not None:
+                    answer.append(True)
+                    error = TaskCancelledError("the call was cancelled before it started")
+                    if chunk == L.NONE:
+                        sink._resolve(False, error)
+                    else:
+                        self.collector.finish(chunk, False, error)
+            finally:
+                gate.release()
+
+    def close(self) -> None:
+        """Take nothing more; the engine ends when everything is done."""
+        with self._waiters_lock:  # states only move to the right, also against `_end`
+            if self.state == RUN:
+                self.state = CLOSING
+        self.wake()
+
+    def lift_limits(self) -> None:
+        """Somebody waits for the end: unread iterators may not hold it up."""
+        self._limits_lifted = True
+        self.wake()
+
+    def terminate(self) -> None:
+        """Fail every pending handle and end the agents. Returns at once; `join` waits."""
+        with self._waiters_lock:
+            if self.state < TERMINATING:
+                self.state = TERMINATING
+        self.wake()
+
+    def join(self) -> None:
+        """Wait for the end of the loop and of all callbacks, unless called from either."""
+        if threading.current_thread() is self.thread:
+            return
+        self.thread.join()
+        self.callbacks.join()
+
+    def stop_at_exit(self) -> None:
+        """For interpreter exit. Waits for the agents alone: a callback that blocks must not hold it up."""
+        if os.getpid() == self.owner_pid:
+            self.terminate()
+            self.thread.join()
+
+    def stop_collected(self) -> None:
+        """For the garbage collector, which may run in any thread, this one included: do not wait."""
+        if os.getpid() == self.owner_pid:
+            self.terminate()
+
+    def validate(self) -> None:
+        """Re-check I1, I2 and I6 while the pool is quiescent; see `validate.py`. For tests."""
+        validate(self)
+
+    def status(self) -> list[dict[str, Any]]:
+        """See `_queue.manager.agent_status`; after the end, what was last known."""
+        if self.state < ENDED:
+            with contextlib.suppress(ValueError):
+                self._last_status = agent_status(self.segment)
+        return self._last_status
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            logger.exception("mpsteal: the engine failed")
+            self.broken = error
+            for agent in self._procs.values():
+                agent.kill_group()
+                with contextlib.suppress(Exception):
+                    agent.process.join()
+        finally:
+            self._end()
+
+    _silence = LOOK_FIRST_S
+    _look_due = 0.0
+
+    def _timeout(self) -> float | None:
+        """Seconds to sleep at most; None: until something happens."""
+        if self._dead:
+            return RETRY_S
+        if self._poked or self.dispatcher.has_more or (self.pending and not self._stuck):
+            return 0.0
+        now = time.monotonic()
+        due = [at for at, _ in self._respawn_at.values()]
+        if self.dispatcher.inflight:
+            due.append(self._look_due)
+        if self._guard_due is not None and self.state == RUN:
+            due.append(self._guard_due)
+        if self._kill_at is not None:
+            due.append(self._kill_at)
+        elif self._starting():
+            due.append(now + 1.0)
+        return max(0.0, min(due) - now) if due else None
+
+    _stuck = False
+    _poked = False
+    _limits_lifted = False
+
+    def _starting(self) -> bool:
+        layout, words = self.segment.layout, self.words
+        return any(words[layout.agent(s) + L.STATE] == L.STARTING for s in self._procs)
+
+    def _turn(self) -> bool:
+        """One round of the loop; False at the end."""
+        self.asleep = True
+        timeout = 0.0 if self.state == TERMINATING and self._kill_at is None else self._timeout()
+        events = self.selector.select(timeout)
+        self.asleep = self._poked = False
+        collect = self.collector.collect
+        got = 0
+        for key, _ in events:
+            what, slot = key.data
+            if what == "death":
+                self._agent_died(slot)
+            elif what == "guard":
+                self._guard_died()
+            else:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(key.fd, 4096)
+                if what == "result":
+                    got += collect(slot)
+        now = time.monotonic()
+        if now >= self._look_due and self.dispatcher.inflight:
+            # Whoever rings now and then may not hide one that does not: this look is due however busy the others are.
+            found = sum(map(collect, range(self.agents)))
+            self._silence = LOOK_FIRST_S if found or got else min(LOOK_LAST_S, 2 * self._silence)
+            self._look_due = now + self._silence
+        if self._dead or self._respawn_at or self._kill_at is not None:
+            self._care()
+        if not events:
+            self._check_hello()
+        if self._guard_due is not None and now >= self._guard_due and self.state <= CLOSING:
+            self._guard_due = None
+            self._raise_guard()
+        if self.collector.init_error is not None and self.broken is None:
+            self._break(self.collector.init_error)
+        self._do_cancels()
+        if self._limits_lifted:
+            for job in self.dispatcher.jobs:  # those that were still pending then come by in a later turn
+                job.buffersize = None
+        if self.state == TERMINATING:
+            return self._terminating()
+        if self.broken is not None:
+            self._fail_everything(self.broken)
+        if self.dispatcher.backlog:
+            self.dispatcher.refill()
+        self._stuck = not self.dispatcher.flush()
+        if self._stuck and not self.dispatcher.pages.live:
+            # Nothing is in flight whose end could make room.
+            self._fail_everything(SegmentFullError("no memory for a page of tasks: the device of the segment is full"))
+        if self.state >= CLOSING:
+            return self._closing()
+        return True
+
+    # -- deaths ---------------------------------------------------------------------------------------------------
+
+    def _agent_died(self, slot: int) -> None:
+        agent = self._procs.pop(slot)
+        self.selector.unregister(agent.watch_fd)
+        agent.close_watch()
+        self._dead[slot] = agent
+
+    def _care(self) -> None:
+        """Settle deaths, replace agents, and at terminate end those that would not go."""
+        for slot, agent in list(self._dead.items()):
+            if self._settle(slot, agent):
+                del self._dead[slot]
+        now = time.monotonic()
+        for slot, (at, tries) in list(self._respawn_at.items()):
+            if now >= at:
+                del self._respawn_at[slot]
+                self._respawn(slot, tries)
+        if self._kill_at is not None and now >= self._kill_at:
+            for agent in self._procs.values():
+                agent.kill_group()
+            self._kill_at = now + 1.0
+
+    def _settle(self, slot: int, agent: AgentProcess) -> bool:
+        """An agent is gone: deliver what it committed, fail what it ran, replace it. False: come again."""
+        self.collector.collect(slot)
+        claim = self.deques.repair_dead(slot)
+        if claim is None:
+            return False
+        # What it leaves can be stolen, and a finished theft may just have brought more; nobody else rings for it.
+        self.dispatcher.ring_parked(self.deques.queued(slot))
+        base, words = self.segment.layout.agent(slot), self.words
+        state = words[base + L.STATE]
+        clean = state == L.LEAVING
+        if not clean:
+            agent.kill_group()
+        process = agent.process
+        pid = process.pid
+        process.join()
+        exitcode = process.exitcode
+        agent.release()
+        words[base + L.PID], words[base + L.STATE], words[base + L.PARKED] = 0, L.EMPTY, 0
+        self.collector.collect(slot)
+        words[base + L.DONE] = self.collector.collected[slot]  # its own count may lag behind what it committed
+        if claim != L.NONE and self.collector.is_pending(claim):
+            error = AgentDiedError(slot, pid, exitcode, self._describe(claim))
+            self.collector.finish(claim, False, error)
+        if self.state >= STOPPING or state == L.INIT_FAILED or self.broken is not None:
+            return True
+        if clean or state == L.READY:
+            self._failures_in_row = 0
+        else:
+            layout = self.segment.layout
+            since = [a for a in self._procs.values() if a.started > self._last_failure]
+            if any(words[layout.agent(a.slot) + L.STATE] == L.READY for a in since):
+                self._failures_in_row = 0
+            self._last_failure = time.monotonic()
+            self._failures_in_row += 1
+            if self._failures_in_row >= START_FAILURES_ALLOWED * self.agents:
+                self._break(
+                    AgentStartError(
+                        f"{self._failures_in_row} agents in a row died before they could take a task (the last one "
+                        f"with exit code {exitcode}); look at their output above, often the main module cannot be "
+                        "imported"
+                    )
+                )
+                return True
+        if not clean:
+            logger.warning("mpsteal: agent %d (pid %d) died with exit code %s; replaced", slot, pid, exitcode)
+        self._respawn(slot, 0)
+        return True
+
+    def _respawn(self, slot: int, tries: int) -> None:
+        try:
+            self._start_agent(slot)
+        except Exception as error:
+            if tries >= RESPAWN_TRIES:
+                self._break(AgentStartError(f"no process could be started: {error}"))
+                return
+            pause = min(1.0, RESPAWN_PAUSE_S * 2**tries)
+            self._respawn_at[slot] = (time.monotonic() + pause, tries + 1)
+            return
+        self._watch(self._procs[slot])
+
+    def _check_hello(self) -> None:
+        now = time.monotonic()
+        for slot, agent in self._procs.items():
+            if now - agent.started > HELLO_TIMEOUT_S:
+                base = self.segment.layout.agent(slot)
+                if self.words[base + L.STATE] == L.STARTING and not self.words[base + L.PID]:
+                    agent.kill_group()
+
+    def _describe(self, chunk: int) -> str:
+        number = self.words[self.segment.layout.chunk(chunk) + L.SLOT_FUNCTION]
+        name = self.dispatcher.names.get(number, "a callable")
+        return f"task {chunk} ({name})"
+
+    def _break(self, error: BaseException) -> None:
+        """The pool cannot go on: fail everything now and everything to come."""
+        self.broken = error
+        self._fail_everything(error)
+        if self.state < STOPPING:
+            self._stop_agents(STOPPING)
+
+    def _fail_everything(self, error: BaseException) -> None:
+        """Resolve every pending handle with `error`."""
+        dispatcher = self.dispatcher
+        if dispatcher._carry is not None:
+            sink, dispatcher._carry = dispatcher._carry[3], None
+            deliver(sink, False, error)
+        for page in dispatcher.pages.table:
+            if page is not None:
+                for i, sink in enumerate(page.sinks):
+                    if sink is not None:
+                        page.sinks[i] = None
+                        dispatcher.inflight -= 1
+                        deliver(sink, False, error)
+        while True:
+            try:
+                sink, function, _, _ = dispatcher.pending.popleft()
+            except IndexError:  # empty, or another late submitter was faster
+                break
+            if sink is None:
+                function.end(error)
+            else:
+                sink._resolve(False, error)
+        for job in dispatcher.jobs:
+            if not job.ended:
+                job.end(error)
+        dispatcher.jobs.clear()
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _stop_agents(self, state: int) -> None:
+        with self._waiters_lock:
+            self.state = max(self.state, state)
+        self.words[L.STOP] = 2 if state == TERMINATING else 1
+        for slot in range(self.agents):
+            self.dispatcher.ring(slot)
+
+    def _closing(self) -> bool:
+        d = self.dispatcher
+        if self.state == CLOSING and not (d.pending or d.jobs or d.inflight or d._carry):
+            self._stop_agents(STOPPING)
+        if self.state != STOPPING:
+            return True
+        if self.broken is not None and self._kill_at is None:
+            # Agents may sit in tasks nobody waits for any more.
+            for agent in self._procs.values():
+                agent.terminate()
+            self._kill_at = time.monotonic() + TERM_GRACE_S
+        return bool(self._procs or self._dead)
+
+    def _terminating(self) -> bool:
+        if self._kill_at is None:
+            self._fail_everything(self.broken or PoolTerminatedError("the pool was terminated"))
+            self._stop_agents(TERMINATING)
+            layout, words = self.segment.layout, self.words
+            for slot, agent in self._procs.items():
+                if not words[layout.agent(slot) + L.PARKED]:
+                    agent.terminate()
+            self._respawn_at.clear()
+            self._kill_at = time.monotonic() + TERM_GRACE_S
+        self._fail_everything(self.broken or PoolTerminatedError("the pool was terminated"))
+        return bool(self._procs or self._dead)
+
+    def _end(self) -> None:
+        with contextlib.suppress(Exception):
+            self.status()
+        with self._waiters_lock:
+            self.state = ENDED
+        self._do_cancels()
+        # Handles first: nobody may wait for an engine that is gone. Twice, since from `ended` on late submitters
+        # help, and what they could meet should be theirs alone.
+        error = self.broken or PoolTerminatedError("the pool has ended")
+        self._fail_everything(error)
+        self.ended.set()
+        self._fail_everything(error)
+        self.callbacks.finish()
+        self._stop_guard()
+        self._release()
+        if self.at_exit is not None:
+            self.at_exit.cancel()
+
+    def _release(self) -> None:
+        self._cleanup.close()
+        for fd in self._fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._fds.clear()

@@ -1,0 +1,348 @@
+"""An agent's ranges: take from the head, steal from the tail, repair what a dead holder left (D2, D5).
+
+    parent --push--> [ring of (lo, hi) per level]  <--take-- owner        one lock per agent: owner and thieves
+                              |                                           the parent pushes without it
+                              +--steal (upper half of the last range)--> loot register of the thief
+
+The parent is the only writer of a ring's tail index and of entries beyond it, so pushing needs no lock and can block
+nobody (nor be blocked by an agent that is stopped while it holds one). Owner and thieves change `lo`, `hi`, the head
+index and the loot register under the lock of the agent they belong to. A thief keeps what it stole in its own loot
+register, never in a ring: so a ring has one producer.
+
+Invariants (numbered in README.md) are re-checked by `validate`. The model tests run this very code with
+words and locks that can be stopped or killed before any access.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, Protocol
+
+from . import layout as L
+
+EMPTY, RETRY = -1, -2
+STOLEN = 1
+
+
+class Words(Protocol):
+    """What the deques need of shared memory: int64 words by index."""
+
+    def __getitem__(self, at: int) -> int: ...
+    def __setitem__(self, at: int, value: int) -> None: ...
+
+
+class LockSet(Protocol):
+    """What the deques need of the locks; see `locks.Locks`."""
+
+    def lock(self, slot: int) -> None: ...
+    def try_lock(self, slot: int) -> bool: ...
+    def unlock(self, slot: int) -> None: ...
+    def order(self) -> None: ...
+
+
+class Deques:
+    """All agents' deques over one segment, seen from one process."""
+
+    def __init__(
+        self,
+        words: Words,
+        layout: L.Layout,
+        locks: LockSet,
+        steal_point: Callable[[int, int], int],
+        stealable: tuple[int, ...] | None = None,
+    ) -> None:
+        self.words, self.layout, self.locks = words, layout, locks
+        self.steal_point = steal_point
+        g = layout.geometry
+        self.levels = tuple(range(g.levels - 1, -1, -1))  # highest priority first
+        self.stealable = self.levels if stealable is None else stealable
+
+    # -- parent ---------------------------------------------------------------------------------------------------
+
+    def push(self, slot: int, level: int, lo: int, hi: int) -> bool:
+        """Append the range [lo, hi). Parent only, without a lock. False: the ring is full, keep it back."""
+        w, lay = self.words, self.layout
+        head = lay.head(slot, level)
+        tail = w[head + 1]
+        if tail - w[head] >= lay.geometry.entries:
+            return False
+        at = lay.entries(slot, level) + 2 * (tail % lay.geometry.entries)
+        w[at] = lo
+        w[at + 1] = hi
+        self.locks.order()
+        w[head + 1] = tail + 1
+        return True
+
+    # -- owner ----------------------------------------------------------------------------------------------------
+
+    def make_take(self, slot: int) -> Callable[[], int]:
+        """The owner's start protocol as one closure, since it is paid for every task.
+
+        The closure returns a chunk number (claimed and committed), `EMPTY`, or `RETRY` when a dead thief's traces
+        could not be mended yet.
+
+            1 lock own          2 repair if marked      3 claim := lo
+            4 lo := lo + 1  (the commit)                5 unlock
+
+        Death before 4: the chunk is still queued, and `claim == lo` says that the claim does not count.
+        """
+        w: Any = self.words
+        lay = self.layout
+        lock, unlock, repair = self.locks.lock, self.locks.unlock, self._repair
+        base = lay.agent(slot)
+        claim, mark = base + L.CLAIM, base + L.MARK
+        loot_lo, loot_hi, loot_level = base + L.LOOT_LO, base + L.LOOT_HI, base + L.LOOT_LEVEL
+        capacity = lay.geometry.entries
+        rings = tuple((lvl, lay.head(slot, lvl), lay.entries(slot, lvl)) for lvl in self.levels)
+
+        def take() -> int:
+            lock(slot)
+            if w[mark] and not repair(slot):
+                unlock(slot)
+                return RETRY
+            for level, head_at, entries in rings:
+                at = loot_lo
+                chunk: int = w[at]
+                if chunk >= w[loot_hi] or w[loot_level] != level:
+                    head = w[head_at]
+                    tail = w[head_at + 1]
+                    at = -1
+                    while head != tail:
+                        at = entries + 2 * (head % capacity)
+                        chunk = w[at]
+                        if chunk < w[at + 1]:
+                            break
+                        head += 1
+                        w[head_at] = head
+                        at = -1
+                    if at < 0:
+                        continue
+                w[claim] = chunk
+                w[at] = chunk + 1
+                unlock(slot)
+                return chunk
+            unlock(slot)
+            return EMPTY
+
+        return take
+
+    # -- thief ----------------------------------------------------------------------------------------------------
+
+    def steal(self, thief: int, victim: int) -> int:
+        """Move the upper half of the victim's last range into the thief's loot register.
+
+        Returns `STOLEN`, `EMPTY`, or `RETRY` (the victim's lock was busy, or a repair is due: try again, do not
+        park). `STOLEN` also when the thief's own deque turned out not to be empty.
+
+            1 lock own          2 try the victim's      3 mark both       4 journal
+            5 victim's hi := mid  (the commit)          6 loot := [mid, hi)
+            7 clear journal     8 clear marks           9 unlock both
+
+        Death before 5 undoes itself, after 5 any holder of both locks finishes 6 to 8 (`_repair`).
+        """
+        w, locks, lay = self.words, self.locks, self.layout
+        me, him = lay.agent(thief), lay.agent(victim)
+        locks.lock(thief)
+        if w[me + L.MARK] and not self._repair(thief):
+            locks.unlock(thief)
+            return RETRY
+        if self.queued(thief):
+            locks.unlock(thief)
+            return STOLEN
+        if not locks.try_lock(victim):
+            locks.unlock(thief)
+            return RETRY
+        found = RETRY
+        if not w[him + L.MARK] or self._repair(victim, also_held=thief):
+            found = self._steal_held(thief, victim)
+        locks.unlock(victim)
+        locks.unlock(thief)
+        return found
+
+    def _steal_held(self, thief: int, victim: int) -> int:
+        w, lay = self.words, self.layout
+        me, him = lay.agent(thief), lay.agent(victim)
+        for level in self.stealable:
+            at = self._last_range(victim, level)
+            if at < 0:
+                continue
+            lo, hi = w[at], w[at + 1]
+            mid = self.steal_point(lo, hi)
+            if w[him + L.CLAIM] == mid:
+                # The victim died between claim and commit: its claim does not count and must not outlive the move.
+                w[him + L.CLAIM] = L.NONE
+            holder = thief + 1
+            w[him + L.MARK] = holder
+            w[me + L.MARK] = holder
+            w[me + L.J_ENTRY] = at
+            w[me + L.J_MID] = mid
+            w[me + L.J_HI] = hi
+            w[me + L.J_LEVEL] = level
+            w[me + L.J_VICTIM] = victim + 1
+            w[at + 1] = mid
+            self._finish(thief, victim)
+            w[him + L.STOLEN_FROM] = w[him + L.STOLEN_FROM] + hi - mid
+            w[me + L.CHUNKS_STOLEN] = w[me + L.CHUNKS_STOLEN] + hi - mid
+            w[me + L.STEALS] = w[me + L.STEALS] + 1
+            return STOLEN
+        return EMPTY
+
+    def _finish(self, thief: int, victim: int) -> None:
+        """Steps 6 to 8, from the journal alone, so that whoever repairs runs the same code."""
+        w = self.words
+        me, him = self.layout.agent(thief), self.layout.agent(victim)
+        w[me + L.LOOT_LEVEL] = w[me + L.J_LEVEL]
+        w[me + L.LOOT_LO] = w[me + L.J_MID]
+        w[me + L.LOOT_HI] = w[me + L.J_HI]
+        w[me + L.J_VICTIM] = 0
+        w[me + L.MARK] = 0
+        w[him + L.MARK] = 0
+
+    def _last_range(self, slot: int, level: int) -> int:
+        """Word of the last non-empty range of a level, else -1; drops empty ranges at the head. Lock held."""
+        w, lay = self.words, self.layout
+        head_at, entries, capacity = lay.head(slot, level), lay.entries(slot, level), lay.geometry.entries
+        head, tail = w[head_at], w[head_at + 1]
+        while head != tail and w[at := entries + 2 * (head % capacity)] >= w[at + 1]:
+            head += 1
+            w[head_at] = head
+        while tail != head:
+            tail -= 1
+            at = entries + 2 * (tail % capacity)
+            if w[at] < w[at + 1]:
+                return at
+        base = lay.agent(slot)
+        if w[base + L.LOOT_LO] < w[base + L.LOOT_HI] and w[base + L.LOOT_LEVEL] == level:
+            return base + L.LOOT_LO
+        return -1
+
+    # -- repair ---------------------------------------------------------------------------------------------------
+
+    def _repair(self, slot: int, also_held: int = -1) -> bool:
+        """Mend what a dead thief left. The caller holds the lock of `slot` (and of `also_held`).
+
+        A mark found under a lock means that its holder died: a living one clears its marks before it unlocks.
+        Needs the locks of both sides; tries the other and returns False if it is busy (come again).
+        Idempotent: every store is an absolute value from the journal, which goes last but for the marks.
+        """
+        w, locks = self.words, self.locks
+        thief = w[self.layout.agent(slot) + L.MARK] - 1
+        if thief < 0:
+            return True
+        me = self.layout.agent(thief)
+        if thief == slot:
+            victim = w[me + L.J_VICTIM] - 1
+            if victim < 0:
+                # Died before the journal or after it was cleared: nothing moved half-way.
+                w[me + L.MARK] = 0
+                return True
+            other = victim
+        else:
+            victim, other = slot, thief
+        tried = other != also_held
+        if tried and not locks.try_lock(other):
+            return False
+        him = self.layout.agent(victim)
+        if w[me + L.J_VICTIM] == victim + 1 and w[him + L.MARK] == thief + 1:
+            if w[w[me + L.J_ENTRY] + 1] == w[me + L.J_MID]:
+                self._finish(thief, victim)
+            else:
+                w[me + L.J_VICTIM] = 0
+        if w[me + L.MARK] == thief + 1 and (w[me + L.J_VICTIM] in (0, victim + 1)):
+            w[me + L.J_VICTIM] = 0
+            w[me + L.MARK] = 0
+        if w[him + L.MARK] == thief + 1:
+            w[him + L.MARK] = 0
+        at = self.layout.agent(slot) + L.REPAIRS
+        w[at] = w[at] + 1
+        if tried:
+            locks.unlock(other)
+        return True
+
+    def repair_dead(self, slot: int) -> int | None:
+        """Settle what a dead agent held. Parent only, after the death is certain.
+
+        Returns the chunk it had started and not finished (or `NONE`), or None when a lock was busy: come again.
+        Whether that chunk's result was committed is for the caller to know.
+        """
+        w, locks = self.words, self.locks
+        if not locks.try_lock(slot):
+            return None
+        base = self.layout.agent(slot)
+        if w[base + L.MARK] and not self._repair(slot):
+            locks.unlock(slot)
+            return None
+        claim = w[base + L.CLAIM]
+        if claim != L.NONE and self._is_first(slot, claim):
+            claim = L.NONE  # it died between claim and commit: the chunk is still queued
+        w[base + L.CLAIM] = L.NONE
+        locks.unlock(slot)
+        return claim
+
+    def _is_first(self, slot: int, chunk: int) -> bool:
+        return any(lo == chunk for lo, _ in self.ranges(slot))
+
+    # -- cancel ---------------------------------------------------------------------------------------------------
+
+    def remove(self, slot: int, chunk: int) -> tuple[int, int] | None:
+        """Take one queued chunk out of an agent's ranges. Parent only.
+
+        Returns the rest of its range behind it, which the caller must queue again (it may be empty), or None when
+        the chunk is not queued here or a lock was busy. Starting happens under the same lock, so what was removed
+        never runs.
+        """
+        w, locks = self.words, self.locks
+        if not locks.try_lock(slot):
+            return None
+        rest = None
+        if not w[self.layout.agent(slot) + L.MARK] or self._repair(slot):
+            for at in self._range_words(slot):
+                lo, hi = w[at], w[at + 1]
+                if lo <= chunk < hi:
+                    if w[self.layout.agent(slot) + L.CLAIM] == chunk:
+                        w[self.layout.agent(slot) + L.CLAIM] = L.NONE  # the owner died before it committed
+                    w[at + 1] = chunk
+                    rest = (chunk + 1, hi)
+                    break
+        locks.unlock(slot)
+        return rest
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    def ranges(self, slot: int) -> list[tuple[int, int]]:
+        """The non-empty ranges of an agent; exact under its lock, else a hint."""
+        w = self.words
+        pairs = ((w[at], w[at + 1]) for at in self._range_words(slot))
+        return [(lo, hi) for lo, hi in pairs if lo < hi]
+
+    def _range_words(self, slot: int) -> Iterator[int]:
+        """Words at which an agent's ranges start: the loot register, then the rings."""
+        w, lay = self.words, self.layout
+        yield lay.agent(slot) + L.LOOT_LO
+        for level in self.levels:
+            head_at, entries = lay.head(slot, level), lay.entries(slot, level)
+            for i in range(w[head_at], w[head_at + 1]):
+                yield entries + 2 * (i % lay.geometry.entries)
+
+    def queued(self, slot: int) -> int:
+        """Chunks queued at an agent; exact under its lock, else a hint."""
+        return sum(hi - lo for lo, hi in self.ranges(slot))
+
+    def validate(self) -> list[tuple[int, int]]:
+        """Re-check D-1 to D-3 while nobody moves; returns all ranges. Raises AssertionError with the facts."""
+        w, lay = self.words, self.layout
+        everything: list[tuple[int, int]] = []
+        for slot in range(lay.geometry.slots):
+            for level in self.levels:
+                head_at = lay.head(slot, level)
+                used = w[head_at + 1] - w[head_at]
+                assert 0 <= used <= lay.geometry.entries, f"D-1 agent {slot} level {level}: {used} entries"
+            base = lay.agent(slot)
+            assert w[base + L.MARK] == 0, f"D-3 agent {slot} is marked by {w[base + L.MARK] - 1}"
+            assert w[base + L.J_VICTIM] == 0, f"D-3 agent {slot} left a journal"
+            everything += self.ranges(slot)
+        everything.sort()
+        for (a_lo, a_hi), (b_lo, b_hi) in pairwise(everything):
+            assert a_hi <= b_lo, f"D-2 ranges overlap: [{a_lo},{a_hi}) and [{b_lo},{b_hi})"
+        return everything

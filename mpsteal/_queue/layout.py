@@ -1,0 +1,100 @@
+"""Where every shared word lives. Pure arithmetic: no memory is touched here.
+
+All words are int64, 8-byte aligned, written by one store. Offsets named `*_word` count words from the start of the
+segment, those named `*_byte` count bytes. README.md beside this file has the table with the writers.
+
+    | header | agent 0 .. agent n-1 | functions | chunk slots | slabs | result rings |  ... blocks (never mapped)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Header words.
+MAGIC, STOP, WAITED = 0, 1, 8
+HEADER_WORDS = 64
+MAGIC_VALUE = 0x6D70_7374_6561_6C31  # "mpsteal1"
+
+# Words of an agent, from its base. Lines of 8 words (64 bytes) keep writers apart.
+CLAIM, STARTED_NS, RESULT_TAIL, DONE, BUSY_NS = 0, 1, 2, 3, 4  # written by the agent
+RESULT_HEAD, BLOCKS_FREED = 8, 9  # written by the parent
+PARKED, RING_FULL, STATE, PID = 16, 17, 18, 19  # written by the agent (the parent resets them between agents)
+MARK, J_VICTIM, J_ENTRY, J_MID, J_HI, J_LEVEL = 24, 25, 26, 27, 28, 29  # under the lock
+LOOT_LO, LOOT_HI, LOOT_LEVEL = 32, 33, 34  # under the lock
+STEALS, STEALS_FAILED, CHUNKS_STOLEN, STOLEN_FROM, REPAIRS = 40, 41, 42, 43, 44
+LEVELS_AT = 48  # then HEAD, TAIL per level, then the entries
+
+NONE = -1
+NOBODY = -2
+
+# States of an agent.
+EMPTY, STARTING, READY, LEAVING, INIT_FAILED = 0, 1, 2, 3, 4
+
+# Words of a chunk slot.
+SLOT_OFFSET, SLOT_SIZE, SLOT_FUNCTION, SLOT_FLAGS = 0, 1, 2, 3
+SLOT_WORDS = 4
+
+# Flags of a chunk slot.
+KIND_CALL, KIND_CALL_KWDS, KIND_MAP, KIND_STARMAP = 0, 1, 2, 3
+KIND_MASK, IN_BLOCK = 3, 4
+INLINE_FUNCTION = -1  # SLOT_FUNCTION: the function is in the payload
+
+FUNCTION_WORDS = 4  # number, offset, size, whether it serves one job only
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a segment. Tests shrink them until every edge is met."""
+
+    slots: int
+    levels: int = 1
+    entries: int = 64
+    """Ranges an agent can hold per level. Too few: the parent holds work back; too many: a scan takes longer."""
+    page_chunks: int = 4096
+    page_bytes: int = 1 << 19
+    pages: int = 256
+    """Pages of slots and slabs; `pages * page_chunks` chunks can be in flight, the rest waits in the parent."""
+    ring_bytes: int = 1 << 20
+    functions: int = 1024
+
+
+class Layout:
+    """Offsets for one geometry."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        g = self.geometry = geometry
+        per_agent = LEVELS_AT + g.levels * (2 + 2 * g.entries)
+        self.agent_words = -(-per_agent // 64) * 64
+        self.agents_word = HEADER_WORDS
+        self.functions_word = self.agents_word + g.slots * self.agent_words
+        self.slots_word = self.functions_word + g.functions * FUNCTION_WORDS
+        self.chunks = g.pages * g.page_chunks
+        slabs = (self.slots_word + self.chunks * SLOT_WORDS) * 8
+        self.slabs_byte = -(-slabs // 4096) * 4096
+        self.rings_byte = self.slabs_byte + g.pages * g.page_bytes
+        self.mapped_bytes = self.rings_byte + g.slots * g.ring_bytes
+
+    def agent(self, slot: int) -> int:
+        """First word of an agent."""
+        return self.agents_word + slot * self.agent_words
+
+    def head(self, slot: int, level: int) -> int:
+        """Word of the head index of a level; the tail index is the next one."""
+        return self.agent(slot) + LEVELS_AT + 2 * level
+
+    def entries(self, slot: int, level: int) -> int:
+        """First word of a level's ring of `(lo, hi)` entries."""
+        g = self.geometry
+        return self.agent(slot) + LEVELS_AT + 2 * g.levels + 2 * g.entries * level
+
+    def chunk(self, number: int) -> int:
+        """First word of a chunk's slot. Pages are mapped directly: number modulo all slots."""
+        return self.slots_word + (number % self.chunks) * SLOT_WORDS
+
+    def slab(self, page: int) -> int:
+        """First byte of a page's slab, by physical page."""
+        return self.slabs_byte + page * self.geometry.page_bytes
+
+    def ring(self, slot: int) -> int:
+        """First byte of an agent's result ring."""
+        return self.rings_byte + slot * self.geometry.ring_bytes

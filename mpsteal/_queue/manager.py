@@ -1,0 +1,274 @@
+"""The Manager: a process of its own that outlives a dying parent, ends its agents, and is an address (D7).
+
+    parent --control byte--> guard loop --- parent's pidfd readable: SIGKILL every agent's process group, leave
+                                  |
+                                  `-- after SERVE_AFTER_S: QueueManager server (status, attach) in a thread
+
+No task passes through it. The stock manager's server does not watch its parent, so the guard loop does, and serves
+only when the pool has lived a while: most pools are over before anybody could ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import managers, process, reduction
+from typing import Any
+
+from . import layout as L
+from .arena import Segment
+
+SERVE_AFTER_S = 0.2
+"""How long the guard waits before it serves: sooner, short pools pay for imports and a socket they never use."""
+
+STATE_NAMES = {
+    L.EMPTY: "empty",
+    L.STARTING: "starting",
+    L.READY: "ready",
+    L.LEAVING: "leaving",
+    L.INIT_FAILED: "failed",
+}
+
+
+def agent_status(segment: Segment) -> list[dict[str, Any]]:
+    """Per agent: slot, pid, state, chunks done, seconds busy, steals. Plain data, read without locks."""
+    words, layout = segment.words, segment.layout
+    out = []
+    for slot in range(layout.geometry.slots):
+        base = layout.agent(slot)
+        out.append(
+            {
+                "slot": slot,
+                "pid": words[base + L.PID],
+                "state": STATE_NAMES.get(words[base + L.STATE], "unknown"),
+                "tasks_done": words[base + L.DONE],
+                "busy_s": words[base + L.BUSY_NS] / 1e9,
+                "steals": words[base + L.STEALS],
+                "steals_failed": words[base + L.STEALS_FAILED],
+                "chunks_stolen": words[base + L.CHUNKS_STOLEN],
+                "chunks_lost": words[base + L.STOLEN_FROM],
+                "repairs": words[base + L.REPAIRS],
+                "parked": bool(words[base + L.PARKED]),
+            }
+        )
+    return out
+
+
+class _Attachment:
+    """Server side of what outsiders may ask for."""
+
+    segment: Segment | None = None
+
+    def status(self) -> list[dict[str, Any]]:
+        """See `agent_status`."""
+        assert self.segment is not None
+        return agent_status(self.segment)
+
+    def descriptor(self) -> Any:
+        """The segment's descriptor, wrapped so that it travels to the asking process."""
+        assert self.segment is not None
+        return reduction.DupFd(self.segment.fd)
+
+    def geometry(self) -> L.Geometry:
+        """What the descriptor's layout follows from."""
+        assert self.segment is not None
+        return self.segment.layout.geometry
+
+
+_attachment = _Attachment()
+
+
+class QueueManager(managers.BaseManager):
+    """The address other processes attach to: `QueueManager(address, authkey).connect()`, then `.queue()`."""
+
+    def attach(self) -> Segment:
+        """Map the pool's segment into this process. Nothing is deleted when this process exits."""
+        proxy = self.queue()  # type: ignore[attr-defined]
+        mine = process.current_process()
+        before, mine.authkey = mine.authkey, self._authkey  # type: ignore[attr-defined]
+        try:
+            fd = proxy.descriptor().detach()
+        finally:
+            mine.authkey = before
+        return Segment(fd, L.Layout(proxy.geometry()))
+
+
+QueueManager.register("queue", callable=lambda: _attachment, exposed=("status", "descriptor", "geometry"))
+
+
+def guard_main(
+    segment: Segment,
+    control: int,
+    parent_pid: int,
+    parent_watch: int | None,
+    folder: str,
+    authkey: bytes,
+) -> None:
+    """The Manager's process: watch the parent until it says stop or is dead. Never returns: ends the process."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.setsid()
+    segment.fd, control, *rest = _keep_only([segment.fd, control] + ([] if parent_watch is None else [parent_watch]))
+    parent_watch = rest[0] if rest else None
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    if parent_watch is not None:
+        poll.register(parent_watch, select.POLLIN)
+    serving = False
+    code = 0
+    while True:
+        timeout = SERVE_AFTER_S if not serving else (None if parent_watch is not None else 0.5)
+        ready = poll.poll(None if timeout is None else timeout * 1000)
+        fds = [fd for fd, _ in ready]
+        # A dying process closes its files before its pidfd tells: end-of-file without a word means the same.
+        silent = control in fds and not os.read(control, 1)
+        if silent or parent_watch in fds or (parent_watch is None and os.getppid() != parent_pid):
+            end_agents(segment)
+            break
+        if control in fds:
+            break
+        if not serving:
+            serving = True
+            _serve(segment, folder, authkey)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(code)
+
+
+def _keep_only(keep: list[int]) -> list[int]:
+    """Close all but `keep`: a guard that held copies of the user's pipes would keep their readers waiting.
+
+    Returns the kept ones, moved out of the way of 0 to 2 (where they are if the program was started without stdin).
+    """
+    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) if fd < 3 else fd for fd in keep]
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    last = 2
+    for fd in sorted(kept):
+        os.closerange(last + 1, fd)
+        last = fd
+    os.closerange(last + 1, max(last + 1, min(os.sysconf("SC_OPEN_MAX"), 1 << 16)))
+    return kept
+
+
+def _serve(segment: Segment, folder: str, authkey: bytes) -> None:
+    """Start the server thread on a socket in the pool's private folder (0700)."""
+    _attachment.segment = segment
+    process.current_process().authkey = authkey
+    with contextlib.suppress(OSError):
+        manager = QueueManager(os.path.join(folder, "manager"), authkey)
+        server = manager.get_server()
+        threading.Thread(target=_serve_forever, args=(server,), daemon=True).start()
+
+
+def _serve_forever(server: Any) -> None:
+    with contextlib.suppress(SystemExit):
+        server.serve_forever()
+
+
+def end_agents(segment: Segment) -> None:
+    """SIGKILL the process group of every agent, until none is left that leads its own group."""
+    words, layout = segment.words, segment.layout
+    deadline = time.monotonic() + 1.5
+    quiet, ended = 0, set()
+    while quiet < 3 and time.monotonic() < deadline:
+        quiet += 1
+        for slot in range(layout.geometry.slots):
+            pid = words[layout.agent(slot) + L.PID]
+            # Once each: where nobody reaps orphans, a dead leader can be signalled for ever.
+            if pid > 1 and pid not in ended and kill_group(pid):
+                ended.add(pid)
+                quiet = 0
+        # An agent that was being started may register late; look again until it is quiet.
+        time.sleep(0.05)
+
+
+def kill_group(pid: int) -> bool:
+    """SIGKILL a process group if its leader is still that process; whether there was one."""
+    try:
+        if os.getpgid(pid) != pid:
+            return False
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        return False
+    return True
+
+
+def start_guard(
+    segment: Segment, parent_watch: int | None, folder: str, authkey: bytes, *, fork: bool, run: Callable[..., int]
+) -> tuple[int, int]:
+    """Start the guard; returns its pid and the write end of its control pipe.
+
+    With `fork` it is a fork of this process (2 ms); otherwise `run` starts a bare interpreter without the user's
+    main module (spawn is chosen by people whose main module must not be forked).
+    """
+    read_end, write_end = os.pipe()
+    parent = os.getpid()
+    try:
+        if fork:
+            import warnings
+
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+                pid = os.fork()
+            if pid == 0:
+                try:
+                    guard_main(segment, read_end, parent, parent_watch, folder, authkey)
+                finally:
+                    os._exit(1)
+        else:
+            pid = run(segment, read_end, parent, parent_watch, folder, authkey)
+        # It leaves the group by itself a little later; a pool inside a task is killed with that task's group.
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+    except BaseException:
+        os.close(write_end)
+        raise
+    finally:
+        os.close(read_end)
+    return pid, write_end
+
+
+def run_bare(
+    segment: Segment, control: int, parent_pid: int, parent_watch: int | None, folder: str, authkey: bytes
+) -> int:
+    """Start the guard in a bare interpreter: no site packages scan, no main module."""
+    import sys
+    from dataclasses import astuple
+    from multiprocessing import spawn, util
+    from pathlib import Path
+
+    root = str(Path(__file__).resolve().parents[2])
+    watch = -1 if parent_watch is None else parent_watch
+    key_read, key_write = os.pipe()
+    os.write(key_write, authkey)  # not on the command line, where others could read it
+    os.close(key_write)
+    code = (
+        f"import sys; sys.path.insert(0, {root!r}); from mpsteal._queue.manager import bare_main; "
+        f"bare_main({segment.fd}, {astuple(segment.layout.geometry)!r}, {control}, {parent_pid}, {watch}, {folder!r}, "
+        f"{key_read})"
+    )
+    executable = os.fsencode(spawn.get_executable() or sys.executable)
+    fds = [segment.fd, control, key_read] + ([parent_watch] if parent_watch is not None else [])
+    try:
+        return util.spawnv_passfds(executable, [executable, b"-S", b"-E", b"-c", code.encode()], fds)
+    finally:
+        os.close(key_read)
+
+
+def bare_main(
+    fd: int, geometry: tuple[int, ...], control: int, parent_pid: int, watch: int, folder: str, key_read: int
+) -> None:
+    """Entry point of `run_bare`'s interpreter."""
+    authkey = os.read(key_read, 64)
+    os.close(key_read)
+    segment = Segment(fd, L.Layout(L.Geometry(*geometry)))
+    guard_main(segment, control, parent_pid, None if watch < 0 else watch, folder, authkey)

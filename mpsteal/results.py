@@ -1,0 +1,394 @@
+"""Handles that the Pool gives out: `AsyncResult`, `MapResult`, `IMapIterator`, `IMapUnorderedIterator`.
+
+Resolved once by the engine (or the callback thread), waited for by anybody. A handle has no lock of its own: the
+engine stores the value, then `_done`, then looks for waiters; a waiter adds itself, then looks at `_done`. The
+interpreter runs those steps in some order, so one side sees the other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+import types
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ._engine.dispatch import explain_pickling
+from ._engine.jobs import WAIT
+from ._policy.chunking import CHUNK_NS, MapCutter
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+_registration = threading.RLock()  # reentrant: a signal handler may wait for a result too
+
+
+def _renew_registration() -> None:
+    """In a forked child: the thread that held it does not exist here."""
+    global _registration
+    _registration = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_registration)
+
+
+class _Waitable:
+    """Something that threads wait for."""
+
+    __slots__ = ("__weakref__", "_pool", "_waiters")
+
+    _pool: Pool | None
+    _waiters: list[Any] | None
+
+    def _is_done(self) -> bool:
+        """Whether there is nothing to wait for."""
+        raise NotImplementedError
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Block until done; False when `timeout` seconds passed first."""
+        if self._is_done() or (timeout is not None and timeout <= 0):
+            return self._is_done()
+        pool = self._pool
+        if pool is not None:
+            pool._check_owner()
+        gate = threading.Lock()
+        gate.acquire()
+        with _registration:
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(gate)
+        try:
+            if not self._is_done() and pool is not None:
+                pool._engine.waiting(+1)
+                try:
+                    gate.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+                finally:
+                    pool._engine.waiting(-1)
+        finally:
+            with _registration:
+                if self._waiters and gate in self._waiters:
+                    self._waiters.remove(gate)  # timed out: a caller who polls must not pile up gates
+        return self._is_done()
+
+    def _wake_waiters(self) -> None:
+        if self._waiters is not None:
+            with _registration:
+                waiters, self._waiters = self._waiters, None
+            for gate in waiters or ():
+                gate.release()
+
+
+class AsyncResult(_Waitable):
+    """Result of `Pool.apply_async`: the contract of `multiprocessing.pool.AsyncResult`.
+
+    Of 100,000 pending calls this object is most of what the parent holds, so it has few fields: `_callbacks` is
+    a `(callback, error_callback)` pair or None, `_site` the `(code, instruction)` of the submit.
+    """
+
+    __slots__ = ("_callbacks", "_done", "_site", "_success", "_value")
+
+    def __init__(
+        self,
+        pool: Pool,
+        callback: Callable[[Any], Any] | None = None,
+        error_callback: Callable[[BaseException], Any] | None = None,
+        site: Any = None,
+    ) -> None:
+        self._pool = pool
+        self._callbacks = (callback, error_callback) if callback or error_callback else None
+        self._site = site
+        self._done = False
+        self._waiters = None
+        self._success = False
+        self._value: Any = None
+
+    __class_getitem__: ClassVar[Any] = classmethod(types.GenericAlias)
+
+    def _is_done(self) -> bool:
+        return self._done
+
+    def ready(self) -> bool:
+        """Whether the call is finished."""
+        return self._done
+
+    def successful(self) -> bool:
+        """Whether the call finished without raising. Raises ValueError when it is not finished."""
+        if not self._done:
+            raise ValueError(f"{self!r} not ready")
+        return self._success
+
+    def cancel(self) -> bool:
+        """Withdraw a single call that has not started (an addition to the stock contract).
+
+        Returns:
+            True: it never runs, and `get` raises `TaskCancelledError`. False: it is running or finished.
+        """
+        pool = self._pool
+        if pool is not None:
+            pool._check_owner()
+        return not self._done and pool is not None and pool._engine.cancel(self)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until finished or until `timeout` seconds have passed."""
+        self._wait(timeout)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The call's value.
+
+        Raises:
+            multiprocessing.TimeoutError: not finished within `timeout` seconds; ask again.
+            AgentDiedError: the agent died while it ran this call.
+            PoolTerminatedError: the pool was terminated first.
+            BaseException: whatever the call raised, with the remote traceback as `__cause__`.
+        """
+        if not self._done and not self._wait(timeout):
+            raise multiprocessing.TimeoutError
+        if self._success:
+            return self._value
+        raise self._value
+
+    def _resolve(self, ok: bool, value: Any) -> None:
+        """Engine: the call is finished."""
+        if self._callbacks is not None:
+            callback = self._callbacks[not ok]
+            if callback is not None and self._pool is not None:
+                self._pool._engine.callbacks.put(callback, value, lambda: self._settle(ok, value))
+                return
+        self._settle(ok, value)
+
+    def _settle(self, ok: bool, value: Any) -> None:
+        self._success = ok
+        self._value = value
+        self._done = True
+        self._pool = self._callbacks = None
+        if self._waiters is not None:
+            self._wake_waiters()
+
+    def _refuse(self, error: BaseException, function: Any) -> None:
+        """Engine: the call could not be pickled."""
+        self._resolve(False, explain_pickling(error, function, self._site))
+
+
+ApplyResult = AsyncResult
+
+
+class MapResult(AsyncResult):
+    """Result of `map_async` and `starmap_async`: a list in order, or the first error.
+
+    As in the stock pool an error is known at once but the result is ready only when all chunks are finished.
+    """
+
+    __slots__ = ("_cutter", "_ended", "_left", "_starts", "_values")
+
+    def __init__(
+        self,
+        pool: Pool,
+        length: int,
+        callback: Callable[[list[Any]], Any] | None,
+        error_callback: Callable[[BaseException], Any] | None,
+        site: Any = None,
+    ) -> None:
+        super().__init__(pool, callback, error_callback, site)
+        self._success = True
+        self._values: list[Any] = [None] * length
+        self._starts: list[int] = []
+        self._left = 0
+        self._ended = False
+        self._cutter: MapCutter | None = None
+
+    def cancel(self) -> bool:
+        """A map is not one call; it cannot be cancelled."""
+        return False
+
+    def pieces(self, items: Sequence[Any], chunksize: int | None, agents: int) -> Iterator[Any]:
+        """Engine: cut the input, by `chunksize` or by policy; `WAIT` while the policy wants to see results first."""
+        cutter = None if chunksize else MapCutter(len(items), agents)
+        self._cutter = cutter
+        at = 0
+        while at < len(items):
+            size = chunksize or cutter.next_size()  # type: ignore[union-attr]  # one of the two is there
+            if not size:
+                yield WAIT
+                continue
+            self._starts.append(at)
+            self._left += 1
+            yield list(items[at : at + size])
+            at += size
+
+    def deliver(self, index: int, ok: bool, value: Any) -> None:
+        """Chunk `index` is finished."""
+        self._left -= 1
+        # How long a failed chunk took is not told; taking it for a long one errs towards small chunks.
+        values, elapsed_ns = value if ok else ((None,), CHUNK_NS)
+        if self._cutter is not None:
+            self._cutter.observe(len(values), elapsed_ns)
+        if ok:
+            if self._success:
+                start = self._starts[index]
+                self._values[start : start + len(values)] = values
+        elif self._success:
+            self._success = False
+            self._value = value
+            self._values = []
+        self._maybe_resolve()
+
+    def input_ended(self, count: int, error: BaseException | None) -> None:
+        """All chunks have been sent, or the pool failed first."""
+        self._ended = True
+        if error is not None and self._success:
+            self._success, self._value = False, error
+            self._values = []
+        self._maybe_resolve()
+
+    def _maybe_resolve(self) -> None:
+        if self._ended and self._left == 0 and not self._done:
+            if self._success:
+                values, self._values = self._values, []
+                self._resolve(True, values)
+            else:
+                self._resolve(False, self._value)
+
+
+class IMapIterator(_Waitable):
+    """Results of `imap`, in order; `next(timeout=None)` and iteration."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._waiters = None
+        self._items: deque[tuple[bool, Any]] = deque()
+        self._early: dict[int, tuple[bool, Any]] = {}
+        self._count: int | None = None
+        self._given = 0
+        self._error: BaseException | None = None
+        self._exhausted = False
+        self._job: Any = None
+        self._lock = threading.Lock()
+
+    def _is_done(self) -> bool:
+        return bool(self._items) or self._exhausted
+
+    def __iter__(self) -> IMapIterator:
+        return self
+
+    def next(self, timeout: float | None = None) -> Any:
+        """The next result; raises what its call raised.
+
+        Raises:
+            StopIteration: there are no more.
+            multiprocessing.TimeoutError: none came within `timeout` seconds.
+        """
+        try:
+            entry = self._items.popleft()
+        except IndexError:
+            entry = None  # what is raised while waiting should not say "during handling of"
+        ok, value = entry or self._next_slow(timeout)
+        job = self._job
+        if job is not None and job.buffersize is not None:
+            self._consumed(job)
+        if ok:
+            return value
+        raise value
+
+    def __next__(self) -> Any:
+        try:
+            entry = self._items.popleft()
+        except IndexError:
+            entry = None
+        ok, value = entry or self._next_slow(None)
+        job = self._job
+        if job is not None and job.buffersize is not None:
+            self._consumed(job)
+        if ok:
+            return value
+        raise value
+
+    def _consumed(self, job: Any) -> None:
+        with self._lock:
+            job.consumed += 1
+        pool = self._pool
+        if pool is not None:
+            pool._engine.poke()
+
+    def _next_slow(self, timeout: float | None) -> tuple[bool, Any]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            exhausted = self._exhausted  # before the last look: items come before the end does
+            try:
+                return self._items.popleft()
+            except IndexError:
+                pass
+            if exhausted:
+                if self._error is not None:
+                    error, self._error = self._error, None
+                    raise error
+                raise StopIteration
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise multiprocessing.TimeoutError
+            self._wait(left)
+
+    # -- engine -----------------------------------------------------------------------------------------------------
+
+    def deliver(self, index: int, ok: bool, value: Any) -> None:
+        """Chunk `index` is finished."""
+        if index != self._given:
+            self._early[index] = (ok, value)
+            return
+        items, early = self._items, self._early
+        items.append((ok, value))
+        index += 1
+        while early and index in early:
+            items.append(early.pop(index))
+            index += 1
+        self._given = index
+        if self._waiters is not None or index == self._count:
+            self._announce()
+
+    def input_ended(self, count: int, error: BaseException | None) -> None:
+        """The input gave `count` chunks and ended, or raised."""
+        self._count, self._error = count, error
+        self._announce()
+
+    def _announce(self) -> None:
+        if self._given == self._count:
+            self._exhausted = True
+            self._pool = None
+        if self._waiters is not None:
+            self._wake_waiters()
+
+
+class IMapUnorderedIterator(IMapIterator):
+    """Results of `imap_unordered`, as they come."""
+
+    def deliver(self, index: int, ok: bool, value: Any) -> None:
+        """A chunk is finished."""
+        self._given += 1
+        self._items.append((ok, value))
+        if self._waiters is not None or self._given == self._count:
+            self._announce()
+
+
+class Flattened:
+    """Iterator over the items of chunks of more than one item, with the same `next(timeout)`."""
+
+    def __init__(self, chunks: IMapIterator) -> None:
+        self._chunks = chunks
+        self._current: Iterator[Any] = iter(())
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Flattened:
+        return self
+
+    def next(self, timeout: float | None = None) -> Any:
+        """See `IMapIterator.next`."""
+        with self._lock:  # two threads that read it may not lose a chunk between them
+            while True:
+                for value in self._current:
+                    return value
+                values, _ = self._chunks.next(timeout)
+                self._current = iter(values)
+
+    __next__ = next

@@ -1,0 +1,407 @@
+"""What the tests of bad days send to agents: tasks that fail, crash, exit or wait.
+
+In a module of its own, so that children of every start method can import it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from gates import Gate
+
+# -- ordinary work ---------------------------------------------------------------------
+
+
+def identity(value: Any) -> Any:
+    return value
+
+
+def double(value: int) -> int:
+    return 2 * value
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def my_pid(_: Any = None) -> int:
+    return os.getpid()
+
+
+def note(path: str, text: Any) -> Any:
+    """Append one line to a file: one write of a few bytes, so lines of several agents never mix."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, f"{text}\n".encode())
+    finally:
+        os.close(fd)
+    return text
+
+
+def note_and_spin(path: str, number: int, spin_s: float) -> int:
+    note(path, number)
+    until = time.monotonic() + spin_s
+    while time.monotonic() < until:
+        pass
+    return number
+
+
+def note_pid_and_sleep(path: str, seconds: float) -> None:
+    note(path, os.getpid())
+    time.sleep(seconds)
+
+
+# -- objects that do not travel ---------------------------------------------------------
+
+
+class NotForTravel:
+    """Refuses to be pickled, in its own words."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("NotForTravel stays at home")
+
+
+class NoReprNorPickle(NotForTravel):
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr either")
+
+
+class ExitsWhenPickled:
+    def __reduce__(self) -> NoReturn:
+        raise SystemExit("in __reduce__")
+
+
+def _fail_to_load(kind: type[BaseException]) -> NoReturn:
+    raise kind("cannot be rebuilt")
+
+
+class FailsToLoad:
+    """Pickles well and raises `kind` where it is unpickled."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _fail_to_load, (self.kind,)
+
+
+def make_not_for_travel(_: Any = None) -> NotForTravel:
+    return NotForTravel()
+
+
+def make_no_repr(_: Any = None) -> NoReprNorPickle:
+    return NoReprNorPickle()
+
+
+def make_exits_when_pickled(_: Any = None) -> ExitsWhenPickled:
+    return ExitsWhenPickled()
+
+
+def make_fails_to_load(kind: type[BaseException]) -> FailsToLoad:
+    return FailsToLoad(kind)
+
+
+def odd_is_not_for_travel(value: int) -> Any:
+    return NotForTravel() if value % 2 else value
+
+
+# -- exceptions -------------------------------------------------------------------------
+
+
+class OddInitError(Exception):
+    """Pickles, but `__init__` does not take what `args` holds."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(f"{a} and {b}")
+
+
+class LockedError(Exception):
+    """Cannot be pickled: holds what does not travel."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.luggage = NotForTravel()
+
+
+class BrokenStrError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class ExitingStrError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("in __str__")
+
+
+class ExitingPickleError(Exception):
+    def __reduce__(self) -> NoReturn:
+        raise KeyboardInterrupt("in __reduce__")
+
+
+class FailsToLoadError(Exception):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _fail_to_load, (SystemExit,)
+
+
+class LoadsAsTextError(Exception):
+    """Unpickles to something that is no exception."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, ("just text",)
+
+
+class HugeError(Exception):
+    pass
+
+
+def raise_odd_init() -> NoReturn:
+    raise OddInitError(3, 4)
+
+
+def raise_locked() -> NoReturn:
+    raise LockedError("behind bars")
+
+
+def raise_broken_str() -> NoReturn:
+    raise BrokenStrError
+
+
+def raise_exiting_str() -> NoReturn:
+    raise ExitingStrError
+
+
+def raise_exiting_pickle() -> NoReturn:
+    raise ExitingPickleError("will not go")
+
+
+def raise_fails_to_load() -> NoReturn:
+    raise FailsToLoadError("will not come back")
+
+
+def raise_loads_as_text() -> NoReturn:
+    raise LoadsAsTextError("turns into text")
+
+
+def raise_huge(megabytes: int) -> NoReturn:
+    raise HugeError("x" * (megabytes << 20))
+
+
+def raise_local() -> NoReturn:
+    class LocalError(Exception):
+        pass
+
+    raise LocalError("known to this function only")
+
+
+def raise_cycle() -> NoReturn:
+    a, b = ValueError("a"), ValueError("b")
+    a.__context__, b.__context__ = b, a
+    raise a
+
+
+def raise_this(kind: type[BaseException], *args: Any) -> NoReturn:
+    raise kind(*args)
+
+
+def raise_if_odd_stop(value: int) -> int:
+    if value % 2:
+        raise StopIteration(value)
+    return value
+
+
+def exit_with(code: Any) -> NoReturn:
+    sys.exit(code)
+
+
+# -- crashes ----------------------------------------------------------------------------
+
+
+def die_by(signal_number: int) -> NoReturn:
+    faulthandler.disable()
+    os.kill(os.getpid(), signal_number)
+    raise AssertionError("still alive")
+
+
+def die_at_once(code: int) -> NoReturn:
+    os._exit(code)
+
+
+def die_with(luggage: bytes) -> NoReturn:
+    assert luggage is not None
+    die_by(signal.SIGKILL)
+
+
+def segfault() -> NoReturn:
+    faulthandler.disable()  # inherited from pytest by fork; the crash is wanted
+    ctypes.string_at(0)
+    raise AssertionError("still alive")
+
+
+def die_if(path: str, number: int, fatal: int) -> int:
+    note(path, number)
+    if number == fatal:
+        die_by(signal.SIGKILL)
+    return number
+
+
+def die_if_equal_3(number: int) -> int:
+    if number == 3:
+        die_by(signal.SIGKILL)
+    return number
+
+
+def start_sleeper(directory: str) -> int:
+    """A child process of this task, which outlives it."""
+    return subprocess.Popen(["sleep", "600"], cwd=directory).pid
+
+
+# -- waiting ----------------------------------------------------------------------------
+
+
+def arrive_and_sleep(gate: Gate) -> None:
+    gate.arrive()
+    time.sleep(600)
+
+
+def arrive_and_ignore_sigterm(gate: Gate) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gate.arrive()
+    time.sleep(600)
+
+
+def arrive_and_compute(gate: Gate) -> None:
+    """One call of C code that no signal handler written in Python can interrupt for minutes."""
+    gate.arrive()
+    pow(7, 1 << 28)
+
+
+# -- tasks that spoil their own process ---------------------------------------------------
+
+
+def close_every_descriptor() -> str:
+    os.closerange(0, 4096)
+    return "closed"
+
+
+def change_directory(path: str) -> str:
+    os.chdir(path)
+    return os.getcwd()
+
+
+def set_alarm(seconds: float) -> int:
+    """The alarm goes off after this task has returned."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    return os.getpid()
+
+
+def _raise_late(*_: object) -> NoReturn:
+    raise RuntimeError("a late alarm")
+
+
+def set_raising_alarm(seconds: float) -> int:
+    signal.signal(signal.SIGALRM, _raise_late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    return os.getpid()
+
+
+def clear_alarm(_: Any = None) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+# -- initializers -------------------------------------------------------------------------
+
+
+def note_start(path: str) -> None:
+    note(path, os.getpid())
+
+
+def note_and_raise(path: str) -> NoReturn:
+    note(path, os.getpid())
+    raise ValueError("the initializer is broken")
+
+
+def wait_and_raise(gate: Gate) -> NoReturn:
+    gate.wait()
+    raise ValueError("the initializer is broken")
+
+
+def exit_the_first_time(path: str) -> None:
+    first = not os.path.exists(path)
+    note(path, os.getpid())
+    if first:
+        os._exit(3)
+
+
+def note_and_exit(path: str) -> NoReturn:
+    note(path, os.getpid())
+    os._exit(3)
+
+
+# -- pools in tasks, and large things -------------------------------------------------------
+
+
+def nested_sum(method: str, count: int) -> int:
+    import mpsteal
+
+    with mpsteal.get_context(method).Pool(2) as pool:
+        return sum(pool.map(double, range(count)))
+
+
+def has_manager(pool: Any) -> bool:
+    """Whether the pool's Manager has come so far that it outlives us: it leads its own group."""
+    pid = pool._engine._guard_pid
+    return pid > 0 and os.getpgid(pid) == pid
+
+
+def nested_and_wait(gate: Gate) -> None:
+    import mpsteal
+
+    with mpsteal.Pool(2) as pool:
+        results = [pool.apply_async(time.sleep, (600,)) for _ in range(2)]
+        while not has_manager(pool):
+            time.sleep(0.01)
+        gate.arrive()
+        results[0].get()
+
+
+def size_and_ends(data: bytes) -> tuple[int, int, int]:
+    return len(data), data[0], data[-1]
+
+
+def make_bytes(size: int) -> bytes:
+    return b"\x01" * (size - 1) + b"\x02"
+
+
+def read_ahead(counter: list[int], count: int, size: int) -> Iterator[bytes]:
+    """`count` items of `size` bytes; `counter[0]` says how many have been read."""
+    for i in range(count):
+        counter[0] += 1
+        yield bytes([i % 256]) * size
+
+
+def collect_garbage() -> int:
+    return gc.collect()
+
+
+# -- a pool of the parent that a forked task holds a copy of -------------------------------
+
+shared_pool: Any = None
+
+
+def use_shared_pool() -> str:
+    try:
+        shared_pool.apply_async(double, (1,))
+    except ValueError as error:
+        return str(error)
+    return "no error"

@@ -1,0 +1,325 @@
+"""Arguments, functions, results and exceptions that do not travel: one clear error for that task.
+
+Each test ends with an ordinary task in the same agents and with `validate`: nothing else was
+disturbed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
+from typing import Any
+
+import fault_tasks as tasks
+import pytest
+from waiting import agent_pids, wait_idle, wait_until
+
+import mpsteal
+
+REFUSALS = (TypeError, AttributeError, pickle.PicklingError)
+
+
+@pytest.fixture(scope="module", params=multiprocessing.get_all_start_methods())
+def shared_pool(request: pytest.FixtureRequest) -> Iterator[mpsteal.Pool]:
+    """Two agents for all tests of a start method: what one of them spoils, the next one meets."""
+    context = multiprocessing.get_context(request.param)
+    with mpsteal.Pool(2, context=context) as pool:
+        # The Manager comes a little later, which must not count against the test that sees it come.
+        wait_until(lambda: pool._engine._guard_pid, "the Manager started")
+        yield pool
+
+
+@pytest.fixture
+def pool(shared_pool: mpsteal.Pool) -> Iterator[mpsteal.Pool]:
+    """The agents must live through the test and be as good as new."""
+    wait_idle(shared_pool)
+    before = agent_pids(shared_pool)
+    yield shared_pool
+    assert shared_pool.map(tasks.double, range(20)) == list(range(0, 40, 2))
+    wait_idle(shared_pool)
+    assert agent_pids(shared_pool) == before
+    shared_pool._engine.validate()
+
+
+def here() -> str:
+    """Place of the caller, as an error names it."""
+    frame = inspect.currentframe()
+    assert frame is not None and frame.f_back is not None
+    return f"{__file__}:{frame.f_back.f_lineno}"
+
+
+# -- what cannot be sent ------------------------------------------------------------------
+
+
+def test_unpicklable_argument_is_told_with_the_place(pool: mpsteal.Pool) -> None:
+    good = [pool.apply_async(tasks.double, (i,)) for i in range(10)]
+    place, bad = here(), pool.apply_async(tasks.identity, (tasks.NotForTravel(),))
+    good += [pool.apply_async(tasks.double, (i,)) for i in range(10, 20)]
+    with pytest.raises(TypeError, match="NotForTravel stays at home") as caught:
+        bad.get()
+    assert "identity" in str(caught.value)
+    assert place in str(caught.value)
+    assert [result.get() for result in good] == list(range(0, 40, 2))
+
+
+def test_unpicklable_keyword_argument(pool: mpsteal.Pool) -> None:
+    with pytest.raises(TypeError, match="NotForTravel stays at home"):
+        pool.apply(tasks.identity, (), {"value": tasks.NotForTravel()})
+
+
+def test_unpicklable_function_is_told_with_the_place(pool: mpsteal.Pool) -> None:
+    place, bad = here(), pool.apply_async(lambda: None)
+    with pytest.raises(REFUSALS, match="lambda") as caught:
+        bad.get()
+    assert place in str(caught.value)
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+def test_unpicklable_function_of_a_map(pool: mpsteal.Pool, chunksize: int | None) -> None:
+    place, bad = here(), pool.map_async(lambda x: x, range(30), chunksize)
+    with pytest.raises(REFUSALS, match="lambda") as caught:
+        bad.get()
+    assert place in str(caught.value)
+
+
+def test_unpicklable_item_of_a_map(pool: mpsteal.Pool) -> None:
+    items = [1, 2, tasks.NotForTravel(), 4]
+    place, bad = here(), pool.map_async(tasks.identity, items, 1)
+    with pytest.raises(TypeError, match="NotForTravel stays at home") as caught:
+        bad.get()
+    assert place in str(caught.value)
+
+
+def test_unpicklable_item_of_imap_fails_alone(pool: mpsteal.Pool) -> None:
+    items = [1, tasks.NotForTravel(), 3]
+    results = pool.imap(tasks.identity, items)
+    assert next(results) == 1
+    with pytest.raises(TypeError, match="NotForTravel stays at home"):
+        next(results)
+    assert next(results) == 3
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_unpicklable_function_of_imap(pool: mpsteal.Pool) -> None:
+    results = pool.imap_unordered(lambda x: x, range(3))
+    for _ in range(3):
+        with pytest.raises(REFUSALS, match="lambda"):
+            next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_pickling_that_exits(pool: mpsteal.Pool) -> None:
+    with pytest.raises(SystemExit, match="in __reduce__"):
+        pool.apply(tasks.identity, (tasks.ExitsWhenPickled(),))
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
+def test_argument_that_fails_to_load(pool: mpsteal.Pool, kind: type[BaseException]) -> None:
+    with pytest.raises(kind, match="cannot be rebuilt"):
+        pool.apply(tasks.identity, (tasks.FailsToLoad(kind),))
+
+
+def test_function_that_fails_to_load_fails_each_time(pool: mpsteal.Pool) -> None:
+    results = pool.imap(tasks.FailsToLoad(ValueError), range(5))  # type: ignore[arg-type]
+    for _ in range(5):
+        with pytest.raises(ValueError, match="cannot be rebuilt"):
+            next(results)
+
+
+def test_input_that_raises_ends_imap_with_its_error(pool: mpsteal.Pool) -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise OSError("the input broke")
+
+    results = pool.imap(tasks.double, numbers())
+    assert [next(results), next(results)] == [2, 4]
+    with pytest.raises(OSError, match="the input broke"):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+# -- what cannot be sent back ---------------------------------------------------------------
+
+
+def test_unpicklable_result(pool: mpsteal.Pool) -> None:
+    with pytest.raises(MaybeEncodingError) as caught:
+        pool.apply(tasks.make_not_for_travel)
+    assert "NotForTravel" in str(caught.value)
+    assert "stays at home" in str(caught.value)
+
+
+def test_unpicklable_result_without_repr(pool: mpsteal.Pool) -> None:
+    with pytest.raises(MaybeEncodingError, match="NoReprNorPickle"):
+        pool.apply(tasks.make_no_repr)
+
+
+def test_result_whose_pickling_exits(pool: mpsteal.Pool) -> None:
+    with pytest.raises(MaybeEncodingError, match="in __reduce__"):
+        pool.apply(tasks.make_exits_when_pickled)
+
+
+def test_unpicklable_results_of_a_map(pool: mpsteal.Pool) -> None:
+    with pytest.raises(MaybeEncodingError):
+        pool.map(tasks.odd_is_not_for_travel, range(10), 1)
+
+
+def test_unpicklable_result_of_imap_fails_alone(pool: mpsteal.Pool) -> None:
+    results = pool.imap(tasks.odd_is_not_for_travel, range(3))
+    assert next(results) == 0
+    with pytest.raises(MaybeEncodingError):
+        next(results)
+    assert next(results) == 2
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, MemoryError])
+def test_result_that_fails_to_load_here(pool: mpsteal.Pool, kind: type[BaseException]) -> None:
+    with pytest.raises(kind, match="cannot be rebuilt"):
+        pool.apply(tasks.make_fails_to_load, (kind,))
+
+
+# -- exceptions -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "message"),
+    [
+        (tasks.raise_odd_init, "fault_tasks.OddInitError", "3 and 4"),
+        (tasks.raise_locked, "fault_tasks.LockedError", "behind bars"),
+        (tasks.raise_exiting_pickle, "fault_tasks.ExitingPickleError", "will not go"),
+        (tasks.raise_fails_to_load, "fault_tasks.FailsToLoadError", "will not come back"),
+        (tasks.raise_loads_as_text, "fault_tasks.LoadsAsTextError", "turns into text"),
+        (tasks.raise_local, "raise_local.<locals>.LocalError", "known to this function only"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_exception_that_cannot_be_rebuilt(pool: mpsteal.Pool, task: Callable[[], Any], name: str, message: str) -> None:
+    with pytest.raises(mpsteal.RemoteError) as caught:
+        pool.apply(task)
+    error = caught.value
+    assert error.type_name.endswith(name)
+    assert error.message == message
+    assert f"in {task.__name__}" in error.traceback_text
+    assert message in str(error)
+    assert isinstance(error, MaybeEncodingError)
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.type_name, again.message, again.traceback_text, again.reason) == (
+        error.type_name,
+        error.message,
+        error.traceback_text,
+        error.reason,
+    )
+
+
+@pytest.mark.parametrize("task", [tasks.raise_broken_str, tasks.raise_exiting_str])
+def test_exception_without_words(pool: mpsteal.Pool, task: Callable[[], Any]) -> None:
+    with pytest.raises((tasks.BrokenStrError, tasks.ExitingStrError)) as caught:
+        pool.apply(task)
+    assert isinstance(caught.value.__cause__, RemoteTraceback)
+    assert f"in {task.__name__}" in str(caught.value.__cause__)
+
+
+def test_exceptions_that_name_each_other(pool: mpsteal.Pool) -> None:
+    with pytest.raises(ValueError, match=r"^a$"):
+        pool.apply(tasks.raise_cycle)
+
+
+def test_exception_larger_than_the_ring(pool: mpsteal.Pool) -> None:
+    with pytest.raises(tasks.HugeError) as caught:
+        pool.apply(tasks.raise_huge, (3,))
+    assert len(caught.value.args[0]) == 3 << 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (SystemExit, (3,)),
+        (KeyboardInterrupt, ("now",)),
+        (GeneratorExit, ("gone",)),
+        (BaseException, ("base",)),
+        (MemoryError, ("full",)),
+        (RecursionError, ("deep",)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_base_exceptions_are_the_tasks_own(
+    pool: mpsteal.Pool, kind: type[BaseException], arguments: tuple[Any, ...]
+) -> None:
+    for call in (
+        lambda: pool.apply(tasks.raise_this, (kind, *arguments)),
+        lambda: pool.starmap(tasks.raise_this, [(kind, *arguments)] * 3),
+    ):
+        with pytest.raises(kind) as caught:
+            call()
+        assert type(caught.value) is kind
+        assert caught.value.args == arguments
+
+
+def test_stop_iteration_of_a_call_loses_no_results(pool: mpsteal.Pool) -> None:
+    with pytest.raises(StopIteration):
+        pool.apply(tasks.raise_this, (StopIteration, 7))
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        pool.map(tasks.raise_if_odd_stop, range(9), 3)
+
+
+@pytest.mark.parametrize("code", [None, 0, 3, "with words"])
+def test_sys_exit_is_delivered_and_the_agent_lives(pool: mpsteal.Pool, code: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        pool.apply(tasks.exit_with, (code,))
+    assert caught.value.code == code
+    assert pool.apply(tasks.my_pid) in agent_pids(pool) and os.getpid() not in agent_pids(pool)
+
+
+# -- wrong arguments ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        ({"processes": 0}, ValueError, "at least 1"),
+        ({"processes": -3}, ValueError, "at least 1"),
+        ({"processes": 2.5}, TypeError, "processes"),
+        ({"processes": "2"}, TypeError, "processes"),
+        ({"initializer": 5}, TypeError, "callable"),
+        ({"initargs": 5}, TypeError, "initargs|iterable"),
+        ({"maxtasksperchild": 0}, ValueError, "positive int or None"),
+        ({"maxtasksperchild": -1}, ValueError, "positive int or None"),
+        ({"maxtasksperchild": 1.5}, ValueError, "positive int or None"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_of_the_pool(arguments: dict[str, Any], kind: Any, words: str) -> None:
+    with pytest.raises(kind, match=words):
+        mpsteal.Pool(**{"processes": 1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda p: p.map(tasks.double, [1], -1), ValueError, "chunksize"),
+        (lambda p: p.map(tasks.double, [1], 1.5), (TypeError, ValueError), "chunksize"),
+        (lambda p: p.map(tasks.double, [1], "2"), (TypeError, ValueError), "chunksize"),
+        (lambda p: p.imap(tasks.double, [1], 0), ValueError, "(?i)chunksize"),
+        (lambda p: p.imap(tasks.double, [1], -1), ValueError, "(?i)chunksize"),
+        (lambda p: p.imap(tasks.double, [1], buffersize=0), ValueError, "buffersize"),
+        (lambda p: p.imap(tasks.double, 5), TypeError, "iterable"),
+        (lambda p: p.map(tasks.double, 5), TypeError, "iterable"),
+        (lambda p: p.apply(5), TypeError, "callable"),
+        (lambda p: p.map(5, [1]), TypeError, "callable"),
+        (lambda p: next(p.imap(5, [1])), TypeError, "callable"),
+        (lambda p: p.apply(tasks.double, 5), TypeError, "."),
+        (lambda p: p.apply(tasks.double, (1, 2)), TypeError, "double"),
+        (lambda p: p.starmap(tasks.add, [5]), TypeError, "."),
+    ],
+    ids=range(14),
+)
+def test_wrong_arguments_of_a_call(pool: mpsteal.Pool, call: Any, kind: Any, words: str) -> None:
+    with pytest.raises(kind, match=words):
+        call(pool)

@@ -1,0 +1,87 @@
+"""The Manager owns memory, not traffic (D7): without it work goes on, and a new one comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import fault_tasks as tasks
+import pytest
+from gates import Gates, pass_gate
+from waiting import agent_pids, wait_gone, wait_idle, wait_until
+
+import mpsteal
+
+Open = Callable[..., mpsteal.Pool]
+
+
+def manager_pid(pool: mpsteal.Pool) -> int:
+    """Wait for the Manager; its process."""
+    wait_until(lambda: pool._engine._guard_pid, "the Manager started")
+    return pool._engine._guard_pid
+
+
+def test_work_goes_on_and_a_new_one_comes(
+    open_pool: Open, start_method: str, gates: Gates, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = open_pool(2, start_method)
+    gate = gates("held")
+    held = pool.apply_async(pass_gate, (gate, 1))
+    gate.wait_arrived()
+    wait_until(lambda: len(agent_pids(pool)) == 2, "both agents there")
+    before, agents = manager_pid(pool), agent_pids(pool)
+    os.kill(before, signal.SIGKILL)
+    assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
+    wait_until(lambda: pool._engine._guard_pid not in (0, before), "a new Manager")
+    wait_gone([before])
+    gate.open()
+    assert held.get() == 1
+    assert agent_pids(pool) == agents
+    assert sum("Manager" in r.getMessage() for r in caplog.records) == 1
+
+
+def _ignores(pid: int, number: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line for line in status.splitlines() if line.startswith("SigIgn"))
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
+
+
+def test_killed_again_and_again(open_pool: Open) -> None:
+    pool = open_pool(1)
+    for _ in range(4):
+        before = manager_pid(pool)
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda old=before: pool._engine._guard_pid not in (0, old), "a new Manager")
+        assert pool.apply(tasks.double, (2,)) == 4
+
+
+@pytest.mark.parametrize("end", ["close", "terminate"])
+def test_killed_just_before_the_end(open_pool: Open, end: str) -> None:
+    pool = open_pool(1)
+    os.kill(manager_pid(pool), signal.SIGKILL)
+    getattr(pool, end)()
+    pool.join()
+
+
+@pytest.mark.parametrize("end", ["close", "terminate"])
+def test_stopped_manager_does_not_hold_up_the_end(open_pool: Open, end: str) -> None:
+    """No wait without a watcher (I3): whoever does not answer is killed."""
+    pool = open_pool(1)
+    os.kill(manager_pid(pool), signal.SIGSTOP)
+    getattr(pool, end)()
+    pool.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_signals_that_end_programs_do_not_end_it(open_pool: Open) -> None:
+    pool = open_pool(1)
+    pid = manager_pid(pool)
+    wait_until(lambda: _ignores(pid, signal.SIGTERM), "the Manager settled")
+    wait_idle(pool)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(pid, number)
+    assert pool.map(tasks.double, range(20)) == list(range(0, 40, 2))
+    assert pool._engine._guard_pid == pid

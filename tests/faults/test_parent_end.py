@@ -1,0 +1,274 @@
+"""However the parent ends, nothing of its pools stays (I4), and it ends promptly.
+
+Each test runs a program of its own and looks at what is left of it: exit code, tracebacks, processes,
+files in /dev/shm and in its temporary directory.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gates import Gates
+from waiting import Program, is_gone, program, wait_until
+
+HEAD = """
+import gc, multiprocessing, os, signal, sys, threading, time
+import waiting
+import fault_tasks as tasks
+from gates import Gate, pass_gate
+import mpsteal
+
+method = sys.argv[1]
+context = multiprocessing.get_context(method)
+
+
+class Far(Gate):  # a gate of the test's process, by its path
+    def __init__(self, path):
+        self._path, self._fds = path, {}
+
+
+gates = [Far(path) for path in sys.argv[2:]]
+
+
+def guarded(pool):  # the Manager comes a little after the agents
+    while not pool._engine._guard_pid:
+        time.sleep(0.005)
+    return pool
+"""
+
+
+def body(text: str) -> str:
+    """A program whose main part is `text`, as spawn needs it."""
+    indented = "\n".join("    " + line for line in text.strip().splitlines())
+    return f"{HEAD}\nif __name__ == '__main__':\n{indented}\n"
+
+
+Run = Callable[..., AbstractContextManager[Program]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, start_method: str) -> Iterator[Run]:
+    """Starts a program by its main part, with the paths of gates."""
+
+    def start(text: str, *gates: Any) -> AbstractContextManager[Program]:
+        return program(tmp_path, body(text), start_method, *(gate._path for gate in gates))
+
+    return start
+
+
+def tracebacks(text: str) -> int:
+    return text.count("Traceback (most recent call last)")
+
+
+# -- a program that ends by itself --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        pytest.param("", id="end-of-main"),
+        pytest.param("del pool, results; gc.collect()", id="forgotten"),
+        pytest.param("pool.close()", id="closed"),
+    ],
+)
+def test_exit_with_work_pending(run: Run, gates: Gates, last_words: str) -> None:
+    """Two tasks run for minutes, 500 wait: the program ends at once and without a word."""
+    text = f"""
+        pool = mpsteal.Pool(2, context=context)
+        results = [pool.apply_async(tasks.arrive_and_sleep, (gates[0],)) for _ in range(2)]
+        results += [pool.apply_async(tasks.double, (i,)) for i in range(500)]
+        gates[1].wait()
+        {last_words}
+    """
+    started, ready = gates("started"), gates("ready")
+    with run("\n".join(line.strip() for line in text.splitlines()), started, ready) as parent:
+        started.wait_arrived(2)
+        ready.wait_arrived()
+        parent.meet_family()
+        ready.open()
+        assert parent.wait(20) == 0, parent.errors
+        parent.check_nothing_left()
+        assert parent.errors == ""
+
+
+def test_exit_with_imap_half_read_and_input_that_blocks(run: Run, gates: Gates) -> None:
+    text = """
+def endless():
+    yield from range(10)
+    threading.Event().wait()
+pool = mpsteal.Pool(2, context=context)
+results = pool.imap(tasks.double, endless(), buffersize=2)
+print(next(results), next(results))
+"""
+    with run(text) as parent:
+        assert parent.wait(20) == 0, parent.errors
+        assert parent.output == "0 2\n"
+        assert parent.errors == ""
+        parent.check_nothing_left()
+
+
+def test_exit_with_a_callback_that_blocks(run: Run, gates: Gates) -> None:
+    text = """
+def block(_):
+    gates[0].arrive()
+    threading.Event().wait()
+pool = mpsteal.Pool(1, context=context)
+pool.apply_async(tasks.double, (1,), callback=block)
+gates[1].wait()
+"""
+    blocked, ready = gates("blocked"), gates("ready")
+    with run(text, blocked, ready) as parent:
+        blocked.wait_arrived()
+        ready.open()
+        assert parent.wait(20) == 0, parent.errors
+        assert parent.errors == ""
+        parent.check_nothing_left()
+
+
+def test_exit_by_an_error_tells_it_once(run: Run, gates: Gates) -> None:
+    text = """
+pool = mpsteal.Pool(2, context=context)
+results = pool.map_async(tasks.arrive_and_sleep, gates[:1] * 50, 1)
+gates[1].wait()
+raise RuntimeError("the main program is broken")
+"""
+    started, ready = gates("started"), gates("ready")
+    with run(text, started, ready) as parent:
+        started.wait_arrived(2)
+        parent.meet_family()
+        ready.open()
+        assert parent.wait(20) == 1
+        assert tracebacks(parent.errors) == 1
+        assert "the main program is broken" in parent.errors.splitlines()[-1]
+        parent.check_nothing_left()
+
+
+# -- signals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["map", "apply", "imap"])
+def test_interrupt_while_waiting_for_results(run: Run, gates: Gates, form: str) -> None:
+    """Ctrl-C at a terminal: SIGINT to the whole foreground group; one traceback, the parent's own."""
+    call = {
+        "map": "pool.map(tasks.arrive_and_sleep, gates[:1] * 50, 1)",
+        "apply": "pool.apply(tasks.arrive_and_sleep, gates[:1])",
+        "imap": "list(pool.imap(tasks.arrive_and_sleep, gates[:1] * 50))",
+    }[form]
+    text = f"""
+with guarded(mpsteal.Pool(2, context=context)) as pool:
+    {call}
+"""
+    started = gates("started")
+    with run(text, started) as parent:
+        started.wait_arrived(1 if form == "apply" else 2)
+        parent.meet_family()
+        parent.interrupt()
+        assert parent.wait(20) == -signal.SIGINT
+        assert tracebacks(parent.errors) == 1, parent.errors
+        assert parent.errors.splitlines()[-1] == "KeyboardInterrupt"
+        parent.check_nothing_left()
+
+
+def test_interrupt_that_is_caught_leaves_the_pool_working(run: Run, gates: Gates) -> None:
+    text = """
+with guarded(mpsteal.Pool(2, context=context)) as pool:
+    waiting.wait_idle(pool)
+    pids = sorted(a.pid for a in pool.stats().agents)
+    try:
+        pool.map(pass_gate, gates[:1] * 4, 1)
+    except KeyboardInterrupt:
+        print("caught")
+    gates[1].wait()
+    print(pool.map(tasks.double, range(3)))
+    assert sorted(a.pid for a in pool.stats().agents) == pids
+"""
+    held, caught = gates("held"), gates("caught")
+    with run(text, held, caught) as parent:
+        held.wait_arrived(2)
+        parent.meet_family()
+        parent.interrupt()
+        caught.wait_arrived()
+        held.open()
+        caught.open()
+        assert parent.wait(20) == 0, parent.errors
+        assert parent.output == "caught\n[0, 2, 4]\n"
+        assert parent.errors == ""
+        parent.check_nothing_left()
+
+
+BUSY = {
+    "idle": None,
+    "sleeping": "arrive_and_sleep",
+    "in-one-long-C-call": "arrive_and_compute",
+    "ignoring-SIGTERM": "arrive_and_ignore_sigterm",
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize("busy", BUSY)
+def test_killed_parent_takes_everything_along(run: Run, gates: Gates, number: signal.Signals, busy: str) -> None:
+    """Within two seconds, whatever the agents are doing: idle ones watch, the Manager ends the others."""
+    started, ready = gates("started"), gates("ready")
+    task = BUSY[busy]
+    submit = f"[pool.apply_async(tasks.{task}, gates[:1]) for _ in range(2)]" if task else "None"
+    text = f"""
+pool = guarded(mpsteal.Pool(2, context=context))
+pool.map(tasks.double, range(10))
+results = {submit}
+gates[1].wait()
+"""
+    with run(text, started, ready) as parent:
+        ready.wait_arrived()
+        if task:
+            started.wait_arrived(2)
+        family = parent.meet_family()
+        assert len(family) >= 3
+        os.kill(parent.process.pid, number)
+        assert parent.wait(20) == -number
+        parent.check_nothing_left()
+        assert parent.errors == ""
+
+
+def test_parent_killed_while_agents_start(run: Run, gates: Gates) -> None:
+    """Before the Manager is there, agents watch for themselves."""
+    text = """
+pool = mpsteal.Pool(4, context=context)
+gates[0].wait()
+"""
+    ready = gates("ready")
+    with run(text, ready) as parent:
+        ready.wait_arrived()
+        parent.meet_family()
+        os.kill(parent.process.pid, signal.SIGKILL)
+        parent.wait(20)
+        wait_until(lambda: not [p for p in parent.family if _runs(p)], "all gone", 4.0)
+
+
+def test_parent_and_manager_killed_together(run: Run, gates: Gates) -> None:
+    """Agents between tasks watch the parent themselves; nothing but the folder may stay."""
+    text = """
+pool = guarded(mpsteal.Pool(2, context=context))
+pool.map(tasks.double, range(10))
+print(pool._engine._guard_pid, flush=True)
+gates[0].wait()
+"""
+    ready = gates("ready")
+    with run(text, ready) as parent:
+        ready.wait_arrived()
+        parent.meet_family()
+        manager = int(parent.output)
+        os.kill(parent.process.pid, signal.SIGSTOP)
+        os.kill(manager, signal.SIGKILL)
+        os.kill(parent.process.pid, signal.SIGKILL)
+        parent.wait(20)
+        wait_until(lambda: not [p for p in parent.family if _runs(p)], "all gone", 4.0)
+
+
+def _runs(process: Any) -> bool:
+    return process.is_running() and not is_gone(process.pid)

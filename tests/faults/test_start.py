@@ -1,0 +1,240 @@
+"""Agents that cannot start: one clear error, a bounded number of tries, nothing left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fault_tasks as tasks
+import pytest
+from gates import Gates
+from waiting import agent_pids, lines, program, wait_gone, wait_idle, wait_until
+
+import mpsteal
+from mpsteal._engine.health import START_FAILURES_ALLOWED
+
+Open = Callable[..., mpsteal.Pool]
+
+
+def test_initializer_that_raises_gives_its_exception(open_pool: Open, start_method: str, tmp_path: Path) -> None:
+    """To every call, pending or later; and no agent is started again."""
+    started = str(tmp_path / "started")
+    pool = open_pool(3, start_method, initializer=tasks.note_and_raise, initargs=(started,))
+    for call in (
+        lambda: pool.apply_async(tasks.double, (1,)).get(),
+        lambda: pool.apply(tasks.double, (1,)),
+        lambda: pool.map(tasks.double, range(5)),
+        lambda: list(pool.imap(tasks.double, range(5))),
+    ):
+        with pytest.raises(ValueError, match="the initializer is broken"):
+            call()
+    pool.close()
+    pool.join()
+    assert len(lines(started)) <= 3
+
+
+def test_initializer_that_raises_fails_what_was_pending(open_pool: Open, gates: Gates) -> None:
+    gate = gates("initializing")
+    pool = open_pool(2, initializer=tasks.wait_and_raise, initargs=(gate,))
+    seen: list[type] = []
+    results = [pool.apply_async(tasks.double, (i,), error_callback=lambda e: seen.append(type(e))) for i in range(10)]
+    mapped = pool.map_async(tasks.double, range(10))
+    iterated = pool.imap(tasks.double, range(10))
+    gate.wait_arrived(2)
+    gate.open()
+    for result in [*results, mapped]:
+        with pytest.raises(ValueError, match="the initializer is broken"):
+            result.get()
+    with pytest.raises(ValueError, match="the initializer is broken"):
+        next(iterated)
+    assert seen == [ValueError] * 10
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_initializer_that_exits(open_pool: Open, kind: type[BaseException]) -> None:
+    pool = open_pool(2, initializer=tasks.raise_this, initargs=(kind,))
+    with pytest.raises(kind):
+        pool.apply(tasks.double, (1,))
+
+
+def test_initializer_whose_error_does_not_travel(open_pool: Open) -> None:
+    pool = open_pool(1, initializer=tasks.raise_locked)
+    with pytest.raises(mpsteal.RemoteError, match="behind bars"):
+        pool.apply(tasks.double, (1,))
+
+
+def test_initializer_that_ends_the_process(open_pool: Open, start_method: str, tmp_path: Path) -> None:
+    """A few tries, then AgentStartError for every call."""
+    started = str(tmp_path / "started")
+    pool = open_pool(2, start_method, initializer=tasks.note_and_exit, initargs=(started,))
+    result = pool.apply_async(tasks.double, (1,))
+    with pytest.raises(mpsteal.AgentStartError, match="exit code 3"):
+        result.get()
+    with pytest.raises(mpsteal.AgentStartError):
+        pool.apply(tasks.double, (1,))
+    pool.close()
+    pool.join()
+    limit = START_FAILURES_ALLOWED * 2
+    assert limit <= len(lines(started)) <= limit + 2
+
+
+def test_initializer_that_fails_once_is_forgiven(open_pool: Open, tmp_path: Path) -> None:
+    """A single death at the start is bad luck; the next process serves."""
+    flag = str(tmp_path / "flag")
+    pool = open_pool(1, initializer=tasks.exit_the_first_time, initargs=(flag,))
+    assert pool.apply(tasks.double, (4,)) == 8
+    assert len(lines(flag)) == 2
+
+
+def test_initializer_runs_in_every_replacement(open_pool: Open, tmp_path: Path) -> None:
+    started = str(tmp_path / "started")
+    pool = open_pool(1, initializer=tasks.note_start, initargs=(started,))
+    wait_idle(pool)
+    for _ in range(3):
+        (pid,) = agent_pids(pool)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda old=pid: agent_pids(pool) not in ([], [old]), "a new agent")
+        wait_idle(pool)
+    assert len(lines(started)) == 4
+    assert len(set(lines(started))) == 4
+
+
+def test_initializer_is_killed_at_terminate(open_pool: Open, gates: Gates) -> None:
+    gate = gates("initializing")
+    pool = open_pool(2, initializer=tasks.arrive_and_sleep, initargs=(gate,))
+    result = pool.apply_async(tasks.double, (1,))
+    gate.wait_arrived(2)
+    pool.terminate()
+    pool.join()
+    with pytest.raises(mpsteal.PoolTerminatedError):
+        result.get(0)
+
+
+def test_unpicklable_initializer_under_spawn_leaves_nothing() -> None:
+    with pytest.raises((TypeError, AttributeError, Exception), match=r"(?i)pickle|local|lambda"):
+        mpsteal.Pool(2, initializer=lambda: None, context=multiprocessing.get_context("spawn"))
+
+
+BROKEN_MAIN = """
+import multiprocessing, sys
+import fault_tasks as tasks
+import mpsteal
+
+if multiprocessing.current_process().name != "MainProcess":
+    raise ImportError("this main module cannot be imported twice")
+
+if __name__ == "__main__":
+    with mpsteal.Pool(2, context=multiprocessing.get_context(sys.argv[1])) as pool:
+        try:
+            pool.apply(tasks.double, (1,))
+        except mpsteal.AgentStartError as error:
+            print("told:", error)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_main_module_that_agents_cannot_import(tmp_path: Path, method: str) -> None:
+    with program(tmp_path, BROKEN_MAIN, method) as parent:
+        assert parent.wait() == 0, parent.errors
+        assert parent.output.startswith("told:")
+        assert "main module" in parent.output
+        tries = parent.errors.count("ImportError: this main module cannot be imported twice")
+        assert 1 <= tries <= 2 * START_FAILURES_ALLOWED + 2
+        parent.check_nothing_left()
+
+
+NO_GUARD = """
+import multiprocessing, sys
+import fault_tasks as tasks
+import mpsteal
+
+pool = mpsteal.Pool(2, context=multiprocessing.get_context("spawn"))
+print(pool.apply(tasks.double, (1,)))
+"""
+
+
+def test_main_module_without_the_guard_ends(tmp_path: Path) -> None:
+    """The beginner's mistake: no `if __name__ == "__main__"`. No fork bomb, no hang."""
+    with program(tmp_path, NO_GUARD) as parent:
+        assert parent.wait() != 0
+        assert "freeze_support" in parent.errors or "bootstrapping" in parent.errors
+        parent.check_nothing_left()
+
+
+class Refusing:
+    """Makes processes, and fails for a while as a full process table does."""
+
+    def __init__(self, context: Any, first: int, refusals: int) -> None:
+        self.context, self.good, self.left = context, first, refusals
+
+    def __call__(self, *args: Any, **kwds: Any) -> Any:
+        if self.good:
+            self.good -= 1
+        elif self.left:
+            self.left -= 1
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return self.context.Process(*args, **kwds)
+
+
+def test_refused_replacement_is_tried_again(start_method: str) -> None:
+    context = multiprocessing.get_context(start_method)
+    make = Refusing(context, first=1, refusals=3)
+
+    class Pool(mpsteal.Pool):
+        @staticmethod
+        def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
+            return make(*args, **kwds)
+
+    with Pool(1, context=context) as pool:
+        with pytest.raises(mpsteal.AgentDiedError):
+            pool.apply(tasks.die_at_once, (1,))
+        assert pool.apply(tasks.double, (4,)) == 8
+        assert make.left == 0
+
+
+def test_refused_first_process_is_the_callers_error() -> None:
+    make = Refusing(multiprocessing, first=1, refusals=9)
+
+    class Pool(mpsteal.Pool):
+        @staticmethod
+        def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
+            return make(*args, **kwds)
+
+    with pytest.raises(BlockingIOError):
+        Pool(3)
+
+
+def test_agent_that_never_says_hello_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked child can hang on a lock that another thread held; so may any start."""
+    monkeypatch.setattr("mpsteal._engine.loop.HELLO_TIMEOUT_S", 0.3)
+    flag = str(tmp_path / "flag")
+
+    class Pool(mpsteal.Pool):
+        @staticmethod
+        def Process(ctx: Any, *args: Any, target: Any = None, **kwds: Any) -> Any:
+            return ctx.Process(*args, target=SlowStart(flag, target), **kwds)
+
+    with Pool(1, context=multiprocessing.get_context("fork")) as pool:
+        assert pool.apply(tasks.double, (4,)) == 8
+    pids = list(map(int, lines(flag)))
+    assert len(pids) == 2
+    wait_gone(pids)
+
+
+class SlowStart:
+    """Hangs in the first process before anything of ours runs."""
+
+    def __init__(self, flag: str, target: Callable[..., Any]) -> None:
+        self.flag, self.target = flag, target
+
+    def __call__(self, *args: Any) -> Any:
+        first = not lines(self.flag)
+        tasks.note(self.flag, os.getpid())
+        if first:
+            time.sleep(600)
+        return self.target(*args)

@@ -1,0 +1,412 @@
+"""Take, steal, push, cancel and repair under every schedule, with a death at every point (D2, D4-D6).
+
+Each scene is explored exhaustively: all interleavings of its actors, and in each of them every way
+for up to `deaths` of the mortal ones to die. `scene.py` has the account that every run must
+balance; a failure prints the schedule step by step. The mutants show that the account can fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from scene import TAKE, Scene, mutant, steal
+from world import ModelLocks, Violation, World, explore, explore_randomly, seed
+
+from mpsteal._queue.deque import Deques
+
+Check = Callable[[], None]
+SceneMaker = Callable[[World, type[Deques]], Check]
+
+
+def owner_takes_what_a_thief_steals(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (0, 1))
+    scene.agent(0, TAKE, TAKE)
+    scene.agent(1, steal(0), TAKE)
+    return scene.check
+
+
+def owner_and_thief_share_a_range(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (0, 3))
+    scene.agent(0, TAKE, TAKE)
+    scene.agent(1, steal(0), TAKE, TAKE)
+    return scene.check
+
+
+def two_thieves_one_victim(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, 3, deques=deques)
+    scene.preload(0, (0, 2))
+    scene.agent(1, steal(0), TAKE)
+    scene.agent(2, steal(0), TAKE)
+    return scene.check
+
+
+def thief_dies_and_another_comes(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, 3, deques=deques)
+    scene.preload(0, (0, 2))
+    scene.agent(1, steal(0))
+    scene.agent(2, steal(0), steal(1), TAKE, mortal=False)
+    return scene.check
+
+
+def thief_dies_and_the_owner_goes_on(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (0, 2), (2, 3))
+    scene.agent(0, TAKE, TAKE, TAKE, mortal=False)
+    scene.agent(1, steal(0), TAKE)
+    return scene.check
+
+
+def thief_dies_and_is_settled(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (0, 2))
+    scene.agent(0, TAKE, mortal=False)
+    thief = scene.agent(1, steal(0), TAKE)
+    scene.successor(thief, TAKE, steal(0), TAKE)
+    return scene.check
+
+
+def thief_dies_and_its_slot_is_used_unsettled(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (0, 2))
+    scene.agent(0, TAKE, mortal=False)
+    thief = scene.agent(1, steal(0))
+    scene.successor(thief, steal(0), TAKE, repaired=False)
+    return scene.check
+
+
+def heir_robs_another_and_dies_too(world: World, deques: type[Deques]) -> Check:
+    """The first victim may still bear the mark while the heir, in the same slot, robs a second."""
+    scene = Scene(world, 3, deques=deques)
+    scene.preload(0, (0, 2))
+    scene.preload(2, (2, 4))
+    thief = scene.agent(1, steal(0))
+    scene.successor(thief, steal(2), mortal=True)
+    return scene.check
+
+
+def thief_steals_twice(world: World, deques: type[Deques]) -> Check:
+    """The journal of the first theft is still there, cleared but for its last word."""
+    scene = Scene(world, 3, deques=deques)
+    scene.preload(0, (0, 2))
+    scene.preload(2, (2, 4))
+    scene.agent(1, steal(0), TAKE, steal(2), TAKE)
+    scene.agent(2, TAKE, mortal=False)
+    return scene.check
+
+
+def owner_dies_and_its_next_chunk_is_stolen(world: World, deques: type[Deques]) -> Check:
+    """Between claim and commit too: the claim of a chunk that is stolen then must not count."""
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (0, 1))
+    owner = scene.agent(0, TAKE)
+    scene.agent(1, steal(0), TAKE, mortal=False)
+    scene.successor(owner, TAKE)
+    return scene.check
+
+
+def chain_of_thieves(world: World, deques: type[Deques]) -> Check:
+    """2 steals from 1 while 1, which may be dead, has a journal to 0."""
+    scene = Scene(world, 3, deques=deques)
+    scene.preload(0, (0, 2))
+    scene.agent(1, steal(0))
+    scene.agent(2, steal(1), TAKE)
+    return scene.check
+
+
+def thieves_in_a_circle(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, 2, deques=deques)
+    scene.preload(0, (0, 1))
+    scene.preload(1, (1, 2))
+    scene.agent(0, TAKE, steal(1), TAKE)
+    scene.agent(1, TAKE, steal(0), TAKE)
+    return scene.check
+
+
+def loot_is_robbed(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, deques=deques)
+    scene.loot(0, 0, 3)
+    scene.preload(0, (5, 6))
+    scene.agent(0, TAKE, TAKE)
+    scene.agent(1, steal(0), TAKE, steal(0), TAKE)
+    return scene.check
+
+
+def loot_register_is_used_again(world: World, deques: type[Deques]) -> Check:
+    """Old loot is worn out, not gone: its `hi` is still there when the next loot is written."""
+    scene = Scene(world, deques=deques)
+    scene.loot(1, 7, 8)
+    scene.preload(0, (0, 2))
+    scene.agent(0, TAKE)
+    scene.agent(1, TAKE, steal(0), TAKE)
+    return scene.check
+
+
+def two_levels(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, levels=2, deques=deques)
+    scene.preload(0, (0, 2), level=0)
+    scene.preload(0, (2, 3), level=1)
+    scene.agent(0, TAKE, TAKE)
+    scene.agent(1, steal(0), TAKE)
+    return scene.check
+
+
+def parent_pushes_to_a_busy_ring(world: World, deques: type[Deques]) -> Check:
+    """Two entries, four ranges: it wraps, and it is full unless the owner is quick."""
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (0, 1))
+    scene.pusher((0, 1, 2), (0, 2, 4), (0, 4, 5))
+    scene.agent(0, TAKE, TAKE, TAKE)
+    return scene.check
+
+
+def parent_pushes_while_a_thief_steals(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (0, 1), (1, 2))
+    scene.pusher((0, 2, 4), (1, 4, 5))
+    scene.agent(1, steal(0), TAKE, TAKE)
+    return scene.check
+
+
+def parent_cancels_what_is_taken(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (0, 3))
+    scene.agent(0, TAKE, TAKE, TAKE)
+    scene.canceller(1)
+    return scene.check
+
+
+def parent_cancels_what_is_stolen(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (0, 4))
+    scene.agent(1, steal(0), TAKE, TAKE)
+    scene.canceller(2)
+    return scene.check
+
+
+def parent_cancels_the_claim_of_a_dead_owner(world: World, deques: type[Deques]) -> Check:
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (0, 2))
+    scene.agent(0, TAKE)
+    scene.canceller(0)
+    return scene.check
+
+
+def everybody(world: World, deques: type[Deques]) -> Check:
+    """An owner, two thieves that also rob each other, and the parent's push."""
+    scene = Scene(world, 3, deques=deques)
+    scene.preload(0, (0, 3))
+    scene.pusher((0, 3, 5), (1, 5, 6))
+    scene.agent(0, TAKE, TAKE)
+    scene.agent(1, steal(0), TAKE, steal(2), TAKE)
+    scene.agent(2, steal(0), TAKE, steal(1), TAKE)
+    return scene.check
+
+
+SCENES: dict[SceneMaker, int] = {
+    owner_takes_what_a_thief_steals: 2,
+    owner_and_thief_share_a_range: 1,
+    two_thieves_one_victim: 1,
+    thief_dies_and_another_comes: 1,
+    thief_dies_and_the_owner_goes_on: 1,
+    thief_dies_and_is_settled: 1,
+    thief_dies_and_its_slot_is_used_unsettled: 1,
+    heir_robs_another_and_dies_too: 2,
+    thief_steals_twice: 1,
+    owner_dies_and_its_next_chunk_is_stolen: 1,
+    chain_of_thieves: 1,
+    thieves_in_a_circle: 1,
+    loot_is_robbed: 1,
+    loot_register_is_used_again: 1,
+    two_levels: 1,
+    parent_pushes_to_a_busy_ring: 1,
+    parent_pushes_while_a_thief_steals: 1,
+    parent_cancels_what_is_taken: 1,
+    parent_cancels_what_is_stolen: 1,
+    parent_cancels_the_claim_of_a_dead_owner: 1,
+}
+"""How many of the mortal actors die in the run of every day."""
+
+LARGE: dict[SceneMaker, int] = {
+    owner_takes_what_a_thief_steals: 2,
+    owner_and_thief_share_a_range: 2,
+    two_thieves_one_victim: 2,
+    chain_of_thieves: 2,
+    thieves_in_a_circle: 2,
+    loot_is_robbed: 2,
+    heir_robs_another_and_dies_too: 2,
+    two_levels: 2,
+}
+"""The same for `-m stress`: minutes."""
+
+
+@pytest.mark.parametrize(("scene", "deaths"), SCENES.items(), ids=lambda x: getattr(x, "__name__", x))
+def test_every_chunk_is_settled_once(scene: SceneMaker, deaths: int) -> None:
+    explored = explore(lambda world: scene(world, Deques), deaths=deaths)
+    assert explored.schedules > 50, "the scene is too small to say anything"
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("scene", "deaths"), LARGE.items(), ids=lambda x: getattr(x, "__name__", x))
+def test_every_chunk_is_settled_once_at_length(scene: SceneMaker, deaths: int) -> None:
+    explore(lambda world: scene(world, Deques), deaths=deaths, runs_limit=2_000_000)
+
+
+def test_random_schedules() -> None:
+    """Up to three deaths. A failure names its seed; MPSTEAL_SEED=<seed> runs that schedule again."""
+    for scene in (*SCENES, everybody):
+        explore_randomly(lambda w, s=scene: s(w, Deques), rounds=120, seed=seed(), deaths=3)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+def test_random_schedules_at_length() -> None:
+    explore_randomly(lambda w: everybody(w, Deques), rounds=50_000, seed=seed(), deaths=3)
+
+
+def test_pushed_range_is_whole_where_stores_overtake() -> None:
+    """`order()` before the tail: without it a thief can see an entry that is not there yet."""
+
+    def scene(world: World, order_works: bool = True) -> Check:
+        scene = Scene(world, locks=ModelLocks(world, order_works=order_works))
+        scene.pusher((0, 3, 4))
+        scene.agent(0, TAKE, mortal=False)
+        scene.agent(1, steal(0), TAKE, mortal=False)
+        return scene.check
+
+    explore(scene, memory="pso")
+    explore(scene, memory="tso")
+    explore(lambda world: scene(world, order_works=False), memory="tso")
+    with pytest.raises(Violation):
+        explore(lambda world: scene(world, order_works=False), memory="pso")
+
+
+MUTANTS: dict[str, tuple[tuple[tuple[str, str], ...], SceneMaker]] = {
+    "commit before claim": (
+        (
+            (
+                "w[claim] = chunk\n                w[at] = chunk + 1",
+                "w[at] = chunk + 1\n                w[claim] = chunk",
+            ),
+        ),
+        owner_takes_what_a_thief_steals,
+    ),
+    "no journal": (
+        (("            w[me + L.J_VICTIM] = victim + 1\n", ""),),
+        thief_dies_and_the_owner_goes_on,
+    ),
+    "journal announced before it is written": (
+        (
+            ("            w[me + L.J_VICTIM] = victim + 1\n", ""),
+            (
+                "            w[me + L.J_ENTRY] = at\n",
+                "            w[me + L.J_VICTIM] = victim + 1\n            w[me + L.J_ENTRY] = at\n",
+            ),
+        ),
+        thief_steals_twice,
+    ),
+    "loot before the commit": (
+        (
+            (
+                "            w[at + 1] = mid\n            self._finish(thief, victim)\n",
+                "            self._finish(thief, victim)\n            w[at + 1] = mid\n",
+            ),
+        ),
+        thief_dies_and_the_owner_goes_on,
+    ),
+    "journal cleared before the loot is written": (
+        (
+            (
+                "        w[me + L.LOOT_LEVEL] = w[me + L.J_LEVEL]\n",
+                "        w[me + L.J_VICTIM] = 0\n        w[me + L.LOOT_LEVEL] = w[me + L.J_LEVEL]\n",
+            ),
+        ),
+        thief_dies_and_the_owner_goes_on,
+    ),
+    "victim not marked": (
+        (("            w[him + L.MARK] = holder\n", ""),),
+        thief_dies_and_the_owner_goes_on,
+    ),
+    "thief not marked": (
+        (("            w[me + L.MARK] = holder\n", ""),),
+        thief_dies_and_its_slot_is_used_unsettled,
+    ),
+    "owner takes without its lock": (
+        (
+            ("            lock(slot)\n            if w[mark]", "            if w[mark]"),
+            (
+                "                w[at] = chunk + 1\n                unlock(slot)\n",
+                "                w[at] = chunk + 1\n",
+            ),
+            ("            unlock(slot)\n            return EMPTY", "            return EMPTY"),
+        ),
+        owner_takes_what_a_thief_steals,
+    ),
+    "owner does not look for marks": (
+        (("if w[mark] and not repair(slot)", "if False"),),
+        thief_dies_and_its_slot_is_used_unsettled,
+    ),
+    "thief does not look for the victim's mark": (
+        (("if not w[him + L.MARK] or self._repair(victim, also_held=thief)", "if True"),),
+        thief_dies_and_another_comes,
+    ),
+    "repair takes a lock its caller holds": (
+        (("        tried = other != also_held\n", "        tried = True\n"),),
+        thief_dies_and_is_settled,
+    ),
+    "repair always rolls back": (
+        (("if w[w[me + L.J_ENTRY] + 1] == w[me + L.J_MID]", "if False"),),
+        thief_dies_and_the_owner_goes_on,
+    ),
+    "repair always rolls forward": (
+        (("if w[w[me + L.J_ENTRY] + 1] == w[me + L.J_MID]", "if True"),),
+        thief_dies_and_the_owner_goes_on,
+    ),
+    "claim of a chunk still queued is reported": (
+        (("if claim != L.NONE and self._is_first(slot, claim)", "if False"),),
+        owner_takes_what_a_thief_steals,
+    ),
+    "claim outlives the theft of its chunk": (
+        (("            if w[him + L.CLAIM] == mid:\n", "            if False:\n"),),
+        owner_dies_and_its_next_chunk_is_stolen,
+    ),
+    "claim outlives the cancel of its chunk": (
+        (("if w[self.layout.agent(slot) + L.CLAIM] == chunk", "if False"),),
+        parent_cancels_the_claim_of_a_dead_owner,
+    ),
+    "cancel without the lock": (
+        (
+            (
+                "        if not locks.try_lock(slot):\n            return None\n        rest = None\n",
+                "        rest = None\n",
+            ),
+            ("                    break\n        locks.unlock(slot)\n", "                    break\n"),
+        ),
+        parent_cancels_what_is_taken,
+    ),
+    "push to a full ring": (
+        (("if tail - w[head] >= lay.geometry.entries", "if False"),),
+        parent_pushes_to_a_busy_ring,
+    ),
+    "tail before the entry": (
+        (
+            ("        w[at] = lo\n        w[at + 1] = hi\n        self.locks.order()\n", ""),
+            (
+                "        w[head + 1] = tail + 1\n",
+                "        w[head + 1] = tail + 1\n        w[at] = lo\n        w[at + 1] = hi\n",
+            ),
+        ),
+        parent_pushes_to_a_busy_ring,
+    ),
+}
+"""Bugs that the model must find: what is changed in deque.py, and a scene that shows it."""
+
+
+@pytest.mark.parametrize("bug", MUTANTS)
+def test_model_finds(bug: str) -> None:
+    changes, scene = MUTANTS[bug]
+    with pytest.raises(Violation, match="The schedule:"):
+        explore(lambda world: scene(world, mutant(*changes)), deaths=SCENES[scene])
