@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,10 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from gates import Gates
+
+import mpsteal
+
+Open = Callable[..., mpsteal.Pool]
 
 SETTLE_S = 5.0
 """How long what a test started may take to go. Only a test that fails spends it."""
@@ -37,6 +41,22 @@ failed = pytest.StashKey[bool]()
 def start_method(request: pytest.FixtureRequest) -> str:
     """Every way that this platform has to start a process."""
     return str(request.param)
+
+
+@pytest.fixture
+def open_pool() -> Iterator[Open]:
+    """Makes pools, and terminates them at the end if the test has not."""
+    made: list[mpsteal.Pool] = []
+
+    def open_one(processes: int, method: str | None = None, **options: Any) -> mpsteal.Pool:
+        context = multiprocessing.get_context(method)
+        pool = mpsteal.Pool(processes, context=context, **options)
+        made.append(pool)
+        return pool
+
+    yield open_one
+    for pool in made:
+        pool.terminate()
 
 
 @pytest.fixture
@@ -224,4 +244,15 @@ def _kill_all(processes: set[psutil.Process]) -> None:
             process.kill()
         except psutil.Error:
             pass
-    psutil.wait_procs(processes, timeout=SETTLE_S)
+    # Not `psutil.wait_procs`: it would fetch exit statuses that belong to Process objects, which then stay in
+    # multiprocessing's list of children for ever.
+    deadline = time.monotonic() + SETTLE_S
+    while not all(map(_has_ended, processes)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -102,10 +101,7 @@ def start_process(make: Callable[..., Any], spec: AgentSpec, name: str) -> Agent
     Raises what starting a process raises (OSError when the system refuses).
     """
     process = make(target=agent_main, args=(spec,), name=name)
-    with warnings.catch_warnings():
-        # CPython 3.12 warns of forks in threaded programs. The user chose fork; D12 says what we do about it.
-        warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-        process.start()
+    process.start()
     pid = getattr(process, "pid", None)
     if isinstance(pid, int):
         with contextlib.suppress(OSError):

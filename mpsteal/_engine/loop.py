@@ -49,6 +49,8 @@ logger = logging.getLogger("mpsteal")
 
 RUN, CLOSING, STOPPING, TERMINATING, ENDED = range(5)
 
+_AWAKE: list[bool] = []
+
 LOOK_FIRST_S, LOOK_LAST_S = 0.005, 0.05
 """When the engine looks at the rings unasked: a shorter first look costs wake-ups under long tasks, a longer one
 makes a short result in front of a long task late (4 s were seen without any)."""
@@ -87,7 +89,10 @@ class Engine:
     ) -> None:
         self.agents = agents
         self.state = RUN
-        self.asleep = False
+        self.asleep: list[bool] = _AWAKE
+        """Not empty: the loop sleeps, or is about to. A list of its own for every sleep, which whoever has rung for it
+        empties: so nobody can mark a later sleep as rung for, and a signal handler that comes before the ringing
+        still sees it and rings by itself."""
         self.broken: BaseException | None = None
         self.owner_pid = os.getpid()
         self.ended = threading.Event()
@@ -301,17 +306,13 @@ class Engine:
             self.wake()
 
     def wake(self) -> None:
-        """Make the loop look. Cheap when it is awake already."""
-        self.asleep = False
-        try:
-            with self._waiters_lock:  # so that the descriptor is not closed, and perhaps used again, under our hands
-                if self.state < ENDED:
-                    with contextlib.suppress(BlockingIOError):
-                        os.write(self._wake_w, b"w")
-        except BaseException:
-            # A signal handler raised before we had rung: whoever submits next must ring.
-            self.asleep = True
-            raise
+        """Make the loop look."""
+        sleep = self.asleep
+        with self._waiters_lock:  # so that the descriptor is not closed, and perhaps used again, under our hands
+            if self.state < ENDED:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._wake_w, b"w")
+        sleep.clear()  # only now: who is interrupted before has not rung
 
     def waiting(self, change: int) -> None:
         """A thread begins (+1) or ends (-1) to wait for a result; agents report sooner while any does."""
@@ -443,10 +444,11 @@ class Engine:
 
     def _turn(self) -> bool:
         """One round of the loop; False at the end."""
-        self.asleep = True
+        self.asleep = [True]
         timeout = 0.0 if self.state == TERMINATING and self._kill_at is None else self._timeout()
         events = self.selector.select(timeout)
-        self.asleep = self._poked = False
+        self.asleep = _AWAKE
+        self._poked = False
         collect = self.collector.collect
         got = 0
         for key, _ in events:

@@ -135,6 +135,49 @@ def test_signal_handler_may_use_the_pool(open_pool: Open) -> None:
     assert set(got) == {42}
 
 
+class Interrupting:
+    """A lock whose first use is interrupted, as by a signal, before it is taken."""
+
+    def __init__(self, lock: Any, handler: Callable[[], None]) -> None:
+        self.lock, self.handlers = lock, [handler]
+
+    def __enter__(self) -> None:
+        if self.handlers:
+            self.handlers.pop()()
+        self.lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.lock.release()
+
+
+def test_signal_handler_between_waking_and_ringing(open_pool: Open) -> None:
+    """Who submits in a handler may not rely on the ring that it interrupted."""
+    pool = open_pool(1)
+    wait_idle(pool)
+    wait_until(lambda: pool._engine.asleep and pool._engine._guard_due is None, "the engine asleep")
+    got: list[int] = []
+    pool._engine._waiters_lock = Interrupting(  # type: ignore[assignment]
+        pool._engine._waiters_lock, lambda: got.append(pool.apply(tasks.double, (21,)))
+    )
+    assert pool.apply(tasks.double, (4,)) == 8
+    assert got == [42]
+
+
+def test_handler_that_raises_before_the_ring(open_pool: Open) -> None:
+    """The next submit rings for both."""
+    pool = open_pool(1)
+    wait_idle(pool)
+    wait_until(lambda: pool._engine.asleep and pool._engine._guard_due is None, "the engine asleep")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    pool._engine._waiters_lock = Interrupting(pool._engine._waiters_lock, interrupt)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        pool.apply_async(tasks.double, (4,))
+    assert pool.apply(tasks.double, (4,)) == 8
+
+
 # -- forgotten --------------------------------------------------------------------------------
 
 
