@@ -349,7 +349,7 @@ class Pool:
             _check_count("buffersize", buffersize, 1, "None means no limit")
         engine = self._engine
         out = cls(self)
-        items: Iterator[Any] = _started(iterable)
+        items: Iterator[Any] = iter(iterable)  # here: what cannot be iterated is refused in the caller's thread
         payloads = zip(items) if chunksize == 1 else _batches(items, chunksize)
         job = Job(
             func,
@@ -407,11 +407,6 @@ def _check_count(name: str, value: object, least: int, hint: str) -> None:
         ok = False
     if not ok:
         raise ValueError(f"{name} must be a positive int or None, not {value!r}; {hint}")
-
-
-def _started(iterable: Iterable[Any]) -> Iterator[Any]:
-    """`iter(iterable)`, taken now, so that what cannot be iterated is refused in the caller's thread."""
-    return iter(iterable)
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -11,6 +11,7 @@ import gc
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -68,7 +69,10 @@ def gates(tmp_path: Path) -> Iterator[Gates]:
 
 
 def pytest_configure() -> None:
-    """Adopt orphans: an agent that outlives its parent becomes our child, and the check sees it."""
+    """Adopt orphans: an agent that outlives its parent becomes our child, and the check sees it. And obey SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts its background jobs so, and the programs that tests interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 

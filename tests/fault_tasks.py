@@ -360,7 +360,7 @@ def nested_sum(method: str, count: int) -> int:
 
 def has_manager(pool: Any) -> bool:
     """Whether the pool's Manager has come so far that it outlives us: it leads its own group."""
-    pid = pool._engine._guard_pid
+    pid = pool._engine.guard.pid
     return pid > 0 and os.getpgid(pid) == pid
 
 

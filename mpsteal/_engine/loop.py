@@ -16,12 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
-import select
 import selectors
-import shutil
-import signal
-import tempfile
 import threading
 import time
 from collections import deque
@@ -36,11 +31,12 @@ from .._queue import layout as L
 from .._queue.arena import Segment, anonymous_file
 from .._queue.deque import Deques
 from .._queue.locks import Locks
-from .._queue.manager import agent_status, run_bare, start_guard
+from .._queue.manager import agent_status
 from ..errors import AgentDiedError, AgentStartError, PoolTerminatedError, SegmentFullError, TaskCancelledError
 from .callbacks import CallbackThread
 from .collect import Collector
 from .dispatch import Dispatcher, deliver
+from .guard import Guard
 from .health import HELLO_TIMEOUT_S, START_FAILURES_ALLOWED, AgentProcess, interrupts_held, start_process
 from .jobs import Job
 from .validate import validate
@@ -57,14 +53,6 @@ makes a short result in front of a long task late (4 s were seen without any).""
 
 TERM_GRACE_S = 0.2
 """Between SIGTERM and SIGKILL at terminate: long enough for a Python-level handler, short enough for `with` blocks."""
-
-GUARD_AFTER_S = 0.05
-"""When the Manager's process is started: it costs as much as an agent (a fork of the parent, or an interpreter), which
-pools that live for milliseconds should not pay. Until then agents watch the parent themselves whenever they are not
-inside a task."""
-
-GUARD_GRACE_MS = 1000
-"""How long the end of a pool waits for its Manager to leave before it is killed (ms); it takes about 1 ms."""
 
 RETRY_S = 0.001
 """Next try when a dead agent's neighbour held a lock we need."""
@@ -148,14 +136,10 @@ class Engine:
             forkserver.ensure_running()  # before any start holds signals back: the server would keep that for ever
         for slot in range(n):
             self._start_agent(slot)
-        self._guard_pid = 0
-        self._guard_restarts = 0
-        self.folder = ""
-        self.authkey = secrets.token_bytes(32)
-        # An interpreter of its own takes as long to start as an agent does: not beside them.
-        self._guard_due: float | None = time.monotonic() + GUARD_AFTER_S * (1 if self._forks else 5)
         self.selector = selectors.DefaultSelector()
         self._cleanup.callback(self.selector.close)
+        self.guard = Guard(self.segment, self._parent_watch, self.selector, forks=self._forks)
+        self._cleanup.callback(self.guard.stop)
         self.selector.register(self._wake_r, selectors.EVENT_READ, ("wake", 0))
         for slot in range(n):
             self.selector.register(self._results[slot][0], selectors.EVENT_READ, ("result", slot))
@@ -208,83 +192,9 @@ class Engine:
             if isinstance(getattr(process, "pid", None), int):
                 agent.kill_group()  # a handler inherited from this program may swallow SIGTERM
             process.join()
-        if getattr(self, "_guard_pid", 0):
-            self._stop_guard()
         self._release()
 
-    # -- the Manager ----------------------------------------------------------------------------------------------
-
-    def _start_guard(self) -> None:
-        if not self.folder:
-            # 0700; the Manager's socket lives there. Made with the Manager, which removes it when we are killed.
-            self.folder = tempfile.mkdtemp(prefix="mpsteal-")
-            self._cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        with interrupts_held():
-            self._guard_pid, self._guard_control = start_guard(
-                self.segment, self._parent_watch, self.folder, self.authkey, fork=self._forks, run=run_bare
-            )
-        self._guard_watch = -1
-
-    def _watch_guard(self) -> None:
-        if hasattr(os, "pidfd_open"):
-            with contextlib.suppress(OSError):
-                self._guard_watch = os.pidfd_open(self._guard_pid)
-                self.selector.register(self._guard_watch, selectors.EVENT_READ, ("guard", 0))
-
-    def _reap_guard(self) -> None:
-        with contextlib.suppress(OSError):
-            os.waitpid(self._guard_pid, 0)
-        self._guard_pid = 0
-        if self._guard_watch >= 0:
-            with contextlib.suppress(KeyError, ValueError):
-                self.selector.unregister(self._guard_watch)
-            os.close(self._guard_watch)
-            self._guard_watch = -1
-        os.close(self._guard_control)
-
-    def _guard_died(self) -> None:
-        """Work goes on without the Manager; a new one takes its place."""
-        self._reap_guard()
-        if self.state in (RUN, CLOSING) and self._guard_restarts < 10:
-            self._guard_restarts += 1
-            logger.warning("mpsteal: the Manager process died; starting a new one")
-            self._raise_guard()
-
-    def _raise_guard(self) -> None:
-        try:
-            self._start_guard()
-            self._watch_guard()
-        except (OSError, RuntimeError):  # RuntimeError: no forks while the interpreter shuts down (3.12)
-            logger.exception("mpsteal: the Manager could not be started; trying again in a second")
-            self._guard_due = time.monotonic() + 1.0
-
-    def _stop_guard(self) -> None:
-        if not self._guard_pid:
-            return
-        with contextlib.suppress(OSError):
-            os.write(self._guard_control, b"q")
-        if not self._forks:
-            # It may still be starting its interpreter, and all it would do at its end is done by us.
-            with contextlib.suppress(OSError):
-                os.kill(self._guard_pid, signal.SIGKILL)  # our child, not reaped: the number is its own
-        elif self._guard_watch >= 0:
-            poll = select.poll()
-            poll.register(self._guard_watch, select.POLLIN)
-            if not poll.poll(GUARD_GRACE_MS):
-                # Stopped, or too busy: all it could still do is done by us (I3).
-                with contextlib.suppress(OSError):
-                    signal.pidfd_send_signal(self._guard_watch, signal.SIGKILL)
-        self._reap_guard()
-
     # -- any thread -----------------------------------------------------------------------------------------------
-
-    def submit(self, sink: Any, function: Any, args: Any, kwds: Any) -> None:
-        """Queue one call; `sink._resolve(ok, value)` is called once from the engine."""
-        self.pending.append((sink, function, args, kwds))
-        if self.asleep:
-            self.wake()
-        if self.state > CLOSING:
-            self.late()
 
     def submit_job(self, job: Job) -> None:
         """Queue a job."""
@@ -426,8 +336,8 @@ class Engine:
         due = [at for at, _ in self._respawn_at.values()]
         if self.dispatcher.inflight:
             due.append(self._look_due)
-        if self._guard_due is not None and self.state == RUN:
-            due.append(self._guard_due)
+        if self.guard.due is not None and self.state <= CLOSING:
+            due.append(self.guard.due)
         if self._kill_at is not None:
             due.append(self._kill_at)
         elif self._starting():
@@ -456,7 +366,7 @@ class Engine:
             if what == "death":
                 self._agent_died(slot)
             elif what == "guard":
-                self._guard_died()
+                self.guard.died()
             else:
                 with contextlib.suppress(BlockingIOError):
                     os.read(key.fd, 4096)
@@ -472,9 +382,8 @@ class Engine:
             self._care()
         if not events:
             self._check_hello()
-        if self._guard_due is not None and now >= self._guard_due and self.state <= CLOSING:
-            self._guard_due = None
-            self._raise_guard()
+        if self.guard.due is not None and now >= self.guard.due and self.state <= CLOSING:
+            self.guard.start()
         if self.collector.init_error is not None and self.broken is None:
             self._break(self.collector.init_error)
         self._do_cancels()
@@ -649,8 +558,9 @@ class Engine:
         return bool(self._procs or self._dead)
 
     def _terminating(self) -> bool:
+        # Every turn: who submits meanwhile has to be answered, too.
+        self._fail_everything(self.broken or PoolTerminatedError("the pool was terminated"))
         if self._kill_at is None:
-            self._fail_everything(self.broken or PoolTerminatedError("the pool was terminated"))
             self._stop_agents(TERMINATING)
             layout, words = self.segment.layout, self.words
             for slot, agent in self._procs.items():
@@ -658,7 +568,6 @@ class Engine:
                     agent.terminate()
             self._respawn_at.clear()
             self._kill_at = time.monotonic() + TERM_GRACE_S
-        self._fail_everything(self.broken or PoolTerminatedError("the pool was terminated"))
         return bool(self._procs or self._dead)
 
     def _end(self) -> None:
@@ -674,7 +583,6 @@ class Engine:
         self.ended.set()
         self._fail_everything(error)
         self.callbacks.finish()
-        self._stop_guard()
         self._release()
         if self.at_exit is not None:
             self.at_exit.cancel()

@@ -55,23 +55,22 @@ def anonymous_files(tag: str, size: int, *, memfd: bool = True) -> Iterator[int]
     """The same in every place there is, the best first; whoever takes the next one closes the one before."""
     if memfd and hasattr(os, "memfd_create"):
         with contextlib.suppress(OSError):
-            fd = os.memfd_create(f"mpsteal-{tag}", os.MFD_CLOEXEC)
-            try:
-                os.ftruncate(fd, size)
-            except OSError:
-                os.close(fd)
-                raise
-            yield fd
+            yield _sized(os.memfd_create(f"mpsteal-{tag}", os.MFD_CLOEXEC), size)
     for folder in sorted(("/dev/shm", tempfile.gettempdir()), key=_free_bytes, reverse=True):
         with contextlib.suppress(OSError):
             fd, name = tempfile.mkstemp(prefix="mpsteal-", dir=folder)
             os.unlink(name)
-            try:
-                os.ftruncate(fd, size)
-            except OSError:
-                os.close(fd)
-                raise
-            yield fd
+            yield _sized(fd, size)
+
+
+def _sized(fd: int, size: int) -> int:
+    """`fd` at `size` bytes; closed if that cannot be."""
+    try:
+        os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _free_bytes(folder: str) -> float:

@@ -26,7 +26,7 @@ def open_pool(pool_class: Any, method: str = "fork", processes: int = 2, **kwds:
     pool = pool_class(processes, context=multiprocessing.get_context(method), **kwds)
     if pool_class is OURS and "initializer" not in kwds:
         # Its Manager comes a moment later; the leak check of a test that shares this pool should find it there.
-        wait_until(lambda: pool._engine._guard_pid, "the Manager started")
+        wait_until(lambda: pool._engine.guard.pid, "the Manager started")
     return pool
 
 

@@ -29,7 +29,7 @@ def shared_pool(request: pytest.FixtureRequest) -> Iterator[mpsteal.Pool]:
     context = multiprocessing.get_context(request.param)
     with mpsteal.Pool(2, context=context) as pool:
         # The Manager comes a little later, which must not count against the test that sees it come.
-        wait_until(lambda: pool._engine._guard_pid, "the Manager started")
+        wait_until(lambda: pool._engine.guard.pid, "the Manager started")
         yield pool
 
 

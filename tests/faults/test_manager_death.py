@@ -20,8 +20,8 @@ Open = Callable[..., mpsteal.Pool]
 
 def manager_pid(pool: mpsteal.Pool) -> int:
     """Wait for the Manager; its process."""
-    wait_until(lambda: pool._engine._guard_pid, "the Manager started")
-    return pool._engine._guard_pid
+    wait_until(lambda: pool._engine.guard.pid, "the Manager started")
+    return pool._engine.guard.pid
 
 
 def test_work_goes_on_and_a_new_one_comes(
@@ -35,7 +35,7 @@ def test_work_goes_on_and_a_new_one_comes(
     before, agents = manager_pid(pool), agent_pids(pool)
     os.kill(before, signal.SIGKILL)
     assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
-    wait_until(lambda: pool._engine._guard_pid not in (0, before), "a new Manager")
+    wait_until(lambda: pool._engine.guard.pid not in (0, before), "a new Manager")
     wait_gone([before])
     gate.open()
     assert held.get() == 1
@@ -54,7 +54,7 @@ def test_killed_again_and_again(open_pool: Open) -> None:
     for _ in range(4):
         before = manager_pid(pool)
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda old=before: pool._engine._guard_pid not in (0, old), "a new Manager")
+        wait_until(lambda old=before: pool._engine.guard.pid not in (0, old), "a new Manager")
         assert pool.apply(tasks.double, (2,)) == 4
 
 
@@ -84,4 +84,4 @@ def test_signals_that_end_programs_do_not_end_it(open_pool: Open) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(pid, number)
     assert pool.map(tasks.double, range(20)) == list(range(0, 40, 2))
-    assert pool._engine._guard_pid == pid
+    assert pool._engine.guard.pid == pid

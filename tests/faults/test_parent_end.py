@@ -37,7 +37,7 @@ gates = [Far(path) for path in sys.argv[2:]]
 
 
 def guarded(pool):  # the Manager comes a little after the agents
-    while not pool._engine._guard_pid:
+    while not pool._engine.guard.pid:
         time.sleep(0.005)
     return pool
 """
@@ -255,7 +255,7 @@ def test_parent_and_manager_killed_together(run: Run, gates: Gates) -> None:
     text = """
 pool = guarded(mpsteal.Pool(2, context=context))
 pool.map(tasks.double, range(10))
-print(pool._engine._guard_pid, flush=True)
+print(pool._engine.guard.pid, flush=True)
 gates[0].wait()
 """
     ready = gates("ready")

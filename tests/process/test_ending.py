@@ -154,7 +154,7 @@ def test_signal_handler_between_waking_and_ringing(open_pool: Open) -> None:
     """Who submits in a handler may not rely on the ring that it interrupted."""
     pool = open_pool(1)
     wait_idle(pool)
-    wait_until(lambda: pool._engine.asleep and pool._engine._guard_due is None, "the engine asleep")
+    wait_until(lambda: pool._engine.asleep and pool._engine.guard.pid, "the engine asleep")
     got: list[int] = []
     pool._engine._waiters_lock = Interrupting(  # type: ignore[assignment]
         pool._engine._waiters_lock, lambda: got.append(pool.apply(tasks.double, (21,)))
@@ -167,7 +167,7 @@ def test_handler_that_raises_before_the_ring(open_pool: Open) -> None:
     """The next submit rings for both."""
     pool = open_pool(1)
     wait_idle(pool)
-    wait_until(lambda: pool._engine.asleep and pool._engine._guard_due is None, "the engine asleep")
+    wait_until(lambda: pool._engine.asleep and pool._engine.guard.pid, "the engine asleep")
 
     def interrupt() -> None:
         raise KeyboardInterrupt

@@ -1,0 +1,118 @@
+"""The Manager's process as the engine sees it: started late, started again if it dies, asked to leave at the end.
+
+What runs in that process, and why there is one, is told in `_queue/manager.py`. Engine thread only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import select
+import selectors
+import shutil
+import signal
+import tempfile
+import time
+
+from .._queue.arena import Segment
+from .._queue.manager import run_bare, start_guard
+from .health import interrupts_held
+
+logger = logging.getLogger("mpsteal")
+
+FORK_AFTER_S, SPAWN_AFTER_S = 0.05, 0.25
+"""When the first one is started: it costs as much as an agent (a fork of the parent, or an interpreter beside those of
+the agents), which pools that live for milliseconds should not pay. Until then agents watch the parent themselves
+whenever they are not inside a task."""
+
+AGAIN_FIRST_S, AGAIN_LAST_S = 0.01, 10.0
+"""Pause before the next one, doubled with each that dies: one death is an accident, and a process that cannot live
+must not keep the engine busy."""
+
+GRACE_MS = 1000
+"""How long the end of a pool waits for its Manager to leave before it is killed (ms); it takes about 1 ms."""
+
+
+class Guard:
+    """One pool's Manager.
+
+    Attributes:
+        pid: its process; 0 while there is none.
+        due: when to call `start`, by `time.monotonic()`; None: not until something happens.
+        folder: where its socket lives, 0700; "" before the first start.
+        authkey: what a `QueueManager` needs to talk to it.
+    """
+
+    def __init__(
+        self, segment: Segment, parent_watch: int | None, selector: selectors.BaseSelector, *, forks: bool
+    ) -> None:
+        self._segment, self._parent_watch, self._selector, self._forks = segment, parent_watch, selector, forks
+        self.pid = 0
+        self.due: float | None = time.monotonic() + (FORK_AFTER_S if forks else SPAWN_AFTER_S)
+        self.folder = ""
+        self.authkey = secrets.token_bytes(32)
+        self._control = self._watch = -1
+        self._pause = AGAIN_FIRST_S
+
+    def start(self) -> None:
+        """Start the process; work goes on if that fails, and it is tried again."""
+        self.due = None
+        try:
+            if not self.folder:
+                # Made with the Manager, which removes it when we are killed.
+                self.folder = tempfile.mkdtemp(prefix="mpsteal-")
+            with interrupts_held():
+                self.pid, self._control = start_guard(
+                    self._segment, self._parent_watch, self.folder, self.authkey, fork=self._forks, run=run_bare
+                )
+            if hasattr(os, "pidfd_open"):
+                with contextlib.suppress(OSError):
+                    self._watch = os.pidfd_open(self.pid)
+                    self._selector.register(self._watch, selectors.EVENT_READ, ("guard", 0))
+        except (OSError, RuntimeError):  # RuntimeError: no forks while the interpreter shuts down (3.12)
+            logger.exception("mpsteal: the Manager could not be started; trying again")
+            self._try_later()
+
+    def died(self) -> None:
+        """The process is gone, and nobody asked it to leave."""
+        logger.warning("mpsteal: the Manager process died; starting a new one")
+        self._reap()
+        self._try_later()
+
+    def _try_later(self) -> None:
+        self.due = time.monotonic() + self._pause
+        self._pause = min(AGAIN_LAST_S, 2 * self._pause)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(OSError):
+            os.waitpid(self.pid, 0)
+        self.pid = 0
+        if self._watch >= 0:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(self._watch)
+            os.close(self._watch)
+            self._watch = -1
+        os.close(self._control)
+
+    def stop(self) -> None:
+        """Have it leave, and wait until it has; remove its folder."""
+        self.due = None
+        if self.pid:
+            with contextlib.suppress(OSError):
+                os.write(self._control, b"q")
+            if not self._forks:
+                # It may still be starting its interpreter, and all it would do at its end is done by us.
+                with contextlib.suppress(OSError):
+                    os.kill(self.pid, signal.SIGKILL)  # our child, not reaped: the number is its own
+            elif self._watch >= 0:
+                poll = select.poll()
+                poll.register(self._watch, select.POLLIN)
+                if not poll.poll(GRACE_MS):
+                    # Stopped, or too busy: all it could still do is done by us (I3).
+                    with contextlib.suppress(OSError):
+                        signal.pidfd_send_signal(self._watch, signal.SIGKILL)
+            self._reap()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
