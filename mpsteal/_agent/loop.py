@@ -114,7 +114,7 @@ class Agent:
         words, base, take, functions = self.words, self.base, self.take, self.functions
         data, loads, dumps = self.segment.data, pickle.loads, pickle.dumps
         results, encoder = self.results, self.encoder
-        write = results.write
+        write_small = results.make_write_small()
         slots_byte, chunks = self.segment.layout.slots_word * 8, self.segment.layout.chunks
         started_at, done_at, busy_at = base + L.STARTED_NS, base + L.DONE, base + L.BUSY_NS
         done, busy = words[done_at], words[busy_at]
@@ -157,18 +157,18 @@ class Agent:
                 if copied:
                     end_copy(None)
                 kind = type(value)
-                if value is None:
-                    write(chunk, void)
-                elif kind is int and -_INT_LIMIT < value < _INT_LIMIT:
-                    write(chunk, integer, b"", value)
+                if kind is int and -_INT_LIMIT < value < _INT_LIMIT:
+                    write_small(chunk, integer, value)
+                elif value is None:
+                    write_small(chunk, void, 0)
                 else:
                     self.commit_value(chunk, value, dumps if kind in PLAIN else encoder.dumps)
                     value = None
             done += 1
             busy += finished - began
             unreported = True
-            waited = words[L.WAITED]
-            if finished - rung > (QUIET_INTERVAL_NS if waited == nobody else RING_INTERVAL_NS):
+            since = finished - rung
+            if since > RING_INTERVAL_NS and (since > QUIET_INTERVAL_NS or words[L.WAITED] != nobody):
                 words[done_at], words[busy_at] = done, busy
                 ring()
                 self.check_parent()

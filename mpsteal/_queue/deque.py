@@ -95,15 +95,28 @@ class Deques:
         loot_lo, loot_hi, loot_level = base + L.LOOT_LO, base + L.LOOT_HI, base + L.LOOT_LEVEL
         capacity = lay.geometry.entries
         rings = tuple((lvl, lay.head(slot, lvl), lay.entries(slot, lvl)) for lvl in self.levels)
+        only_level = len(rings) == 1
+        first_head_at = rings[0][1]
+        last_at = last_head = -1
 
         def take() -> int:
+            nonlocal last_at, last_head
             lock(slot)
             if w[mark] and not repair(slot):
                 unlock(slot)
                 return RETRY
+            # Where the last one came from, if that is still the first range: 0.3 us less than looking for it. With
+            # several levels another one may come before it; an entry whose head has moved on may hold a new range.
+            if last_at >= 0 and w[first_head_at] == last_head:
+                chunk: int = w[last_at]
+                if chunk < w[last_at + 1]:
+                    w[claim] = chunk
+                    w[last_at] = chunk + 1
+                    unlock(slot)
+                    return chunk
             for level, head_at, entries in rings:
                 at = loot_lo
-                chunk: int = w[at]
+                chunk = w[at]
                 if chunk >= w[loot_hi] or w[loot_level] != level:
                     head = w[head_at]
                     tail = w[head_at + 1]
@@ -120,6 +133,8 @@ class Deques:
                         continue
                 w[claim] = chunk
                 w[at] = chunk + 1
+                if only_level:
+                    last_at, last_head = at, w[head_at]
                 unlock(slot)
                 return chunk
             unlock(slot)

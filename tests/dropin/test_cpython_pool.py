@@ -25,7 +25,12 @@ PRIVATE = {
 }
 
 #: Tests left out on purpose: id to reason. Whoever adds a row says why no user can notice.
-EXEMPT: dict[str, str] = {}
+EXEMPT: dict[str, str] = {
+    "WithThreadsTestPool.test_terminate": (
+        "the stock ThreadPool, not ours: its threads cannot be ended, so the test waits for five minutes whenever a "
+        "task was faster than `terminate` (later versions of the suite say so and sleep for a second)"
+    ),
+}
 
 #: Pool tests elsewhere in the interpreter's suite that are not selected, and why.
 NOT_SELECTED = {
@@ -66,7 +71,7 @@ class Batches:
         self._done: dict[str, cpython_pool.Batch] = {}
         for item in items:
             params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-            if params.get("cpython_test"):
+            if params.get("cpython_test") and params["cpython_test"] not in EXEMPT:
                 self._wanted[params["method"]].append(params["cpython_test"])
 
     def run(self, method: str) -> cpython_pool.Batch:

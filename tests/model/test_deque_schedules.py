@@ -162,6 +162,16 @@ def parent_pushes_to_a_busy_ring(world: World, deques: type[Deques]) -> Check:
     return scene.check
 
 
+def last_entry_is_used_again(world: World, deques: type[Deques]) -> Check:
+    """A thief drops the entry the owner took from last, and the parent is writing a new range there."""
+    scene = Scene(world, deques=deques)
+    scene.preload(0, (5, 6), (6, 7))
+    scene.pusher((0, 1, 2))
+    scene.agent(0, TAKE, TAKE, TAKE)
+    scene.agent(1, steal(0), TAKE)
+    return scene.check
+
+
 def parent_pushes_while_a_thief_steals(world: World, deques: type[Deques]) -> Check:
     scene = Scene(world, deques=deques)
     scene.preload(0, (0, 1), (1, 2))
@@ -222,6 +232,7 @@ SCENES: dict[SceneMaker, int] = {
     loot_register_is_used_again: 1,
     two_levels: 1,
     parent_pushes_to_a_busy_ring: 1,
+    last_entry_is_used_again: 1,
     parent_pushes_while_a_thief_steals: 1,
     parent_cancels_what_is_taken: 1,
     parent_cancels_what_is_stolen: 1,
@@ -246,6 +257,29 @@ LARGE: dict[SceneMaker, int] = {
 def test_every_chunk_is_settled_once(scene: SceneMaker, deaths: int) -> None:
     explored = explore(lambda world: scene(world, Deques), deaths=deaths)
     assert explored.schedules > 50, "the scene is too small to say anything"
+
+
+def test_higher_level_comes_first_whatever_came_last() -> None:
+    """Also when the owner is half-way through a range of a lower level."""
+
+    def scene(world: World) -> Check:
+        scene = Scene(world, levels=2)
+        scene.preload(0, (0, 2), level=0)
+        order: list[int] = []
+
+        def owner() -> None:
+            take = scene.deques.make_take(0)
+            order.append(take())
+            assert scene.deques.push(0, 1, 2, 3)
+            order.extend((take(), take()))
+
+        def check() -> None:
+            assert order == [0, 2, 1]
+
+        world.actor("owner and parent", owner, mortal=False)
+        return check
+
+    explore(scene)
 
 
 @pytest.mark.stress
@@ -338,12 +372,17 @@ MUTANTS: dict[str, tuple[tuple[tuple[str, str], ...], SceneMaker]] = {
         (
             ("            lock(slot)\n            if w[mark]", "            if w[mark]"),
             (
-                "                w[at] = chunk + 1\n                unlock(slot)\n",
-                "                w[at] = chunk + 1\n",
+                "w[last_at] = chunk + 1\n                    unlock(slot)\n",
+                "w[last_at] = chunk + 1\n",
             ),
+            ("last_at, last_head = at, w[head_at]\n                unlock(slot)\n", "pass\n"),
             ("            unlock(slot)\n            return EMPTY", "            return EMPTY"),
         ),
         owner_takes_what_a_thief_steals,
+    ),
+    "owner trusts the entry it took from last": (
+        ((" and w[first_head_at] == last_head", ""),),
+        last_entry_is_used_again,
     ),
     "owner does not look for marks": (
         (("if w[mark] and not repair(slot)", "if False"),),
