@@ -31,7 +31,8 @@ class Field(NamedTuple):
 HEADER = (
     Field("MAGIC", 'marks a segment, "mpsteal1"', "parent, once", "people with a debugger", "none"),
     Field("STOP", "0: go on, 1: leave when idle, 2: leave now", "parent", "agents", "none, then a ring"),
-    Field("WAITED", "-2: nobody waits for a result, 1: somebody does", "parent", "agents", "none"),
+    Field("RING_AFTER_NS", "how long busy agents let results lie before they ring (ns)", "parent", "agents", "none"),
+    Field("LOOKED_NS", "when the parent last looked at all rings (monotonic clock, ns)", "parent", "agents", "none"),
 )
 
 AGENT = (
@@ -99,10 +100,16 @@ AGENT = (
 )
 
 SLOT = (
-    Field("SLOT_OFFSET", "where the payload starts (byte of the file)", "parent", "agents", "none"),
+    Field(
+        "SLOT_OFFSET",
+        "where the payload starts (byte of the file); the argument itself if bit 3 is set",
+        "parent",
+        "agents",
+        "none",
+    ),
     Field("SLOT_SIZE", "its length (bytes)", "parent", "agents", "none"),
     Field("SLOT_FUNCTION", "the function's number; -1: in the payload", "parent", "agents", "none"),
-    Field("SLOT_FLAGS", "bits 0-1: kind of call; bit 2: in a block", "parent", "agents", "none"),
+    Field("SLOT_FLAGS", "bits 0-1: kind of call; bit 2: in a block; bit 3: one small int", "parent", "agents", "none"),
 )
 
 TABLES = {"header": HEADER, "agent": AGENT, "slot": SLOT}

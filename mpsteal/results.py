@@ -3,10 +3,14 @@
 Resolved once by the engine (or the callback thread), waited for by anybody. A handle has no lock of its own: the
 engine stores the value, then `_done`, then looks for waiters; a waiter adds itself, then looks at `_done`. The
 interpreter runs those steps in some order, so one side sees the other.
+
+The engine takes no lock that a waiting thread takes: a signal handler may interrupt that thread while it holds one, and
+wait for a result itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -56,10 +60,12 @@ class _Waitable:
             pool._check_owner()
         gate = threading.Lock()
         gate.acquire()
-        with _registration:
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(gate)
+        if self._waiters is None:
+            with _registration:  # among waiters only
+                if self._waiters is None:
+                    self._waiters = []
+        waiters: list[Any] = self._waiters
+        waiters.append(gate)
         try:
             if not self._is_done() and pool is not None:
                 pool._engine.waiting(+1)
@@ -68,17 +74,16 @@ class _Waitable:
                 finally:
                     pool._engine.waiting(-1)
         finally:
-            with _registration:
-                if self._waiters and gate in self._waiters:
-                    self._waiters.remove(gate)  # timed out: a caller who polls must not pile up gates
+            with contextlib.suppress(ValueError):
+                waiters.remove(gate)  # timed out: a caller who polls must not pile up gates
         return self._is_done()
 
     def _wake_waiters(self) -> None:
-        if self._waiters is not None:
-            with _registration:
-                waiters, self._waiters = self._waiters, None
-            for gate in waiters or ():
-                gate.release()
+        waiters = self._waiters
+        while waiters:
+            # Somebody who timed out may be faster.
+            with contextlib.suppress(IndexError):
+                waiters.pop().release()
 
 
 class AsyncResult(_Waitable):
@@ -164,7 +169,7 @@ class AsyncResult(_Waitable):
         self._value = value
         self._done = True
         self._pool = self._callbacks = None
-        if self._waiters is not None:
+        if self._waiters:
             self._wake_waiters()
 
     def _refuse(self, error: BaseException, function: Any) -> None:
@@ -344,7 +349,7 @@ class IMapIterator(_Waitable):
             items.append(early.pop(index))
             index += 1
         self._given = index
-        if self._waiters is not None or index == self._count:
+        if self._waiters or index == self._count:
             self._announce()
 
     def input_ended(self, count: int, error: BaseException | None) -> None:
@@ -356,7 +361,7 @@ class IMapIterator(_Waitable):
         if self._given == self._count:
             self._exhausted = True
             self._pool = None
-        if self._waiters is not None:
+        if self._waiters:
             self._wake_waiters()
 
 
@@ -367,7 +372,7 @@ class IMapUnorderedIterator(IMapIterator):
         """A chunk is finished."""
         self._given += 1
         self._items.append((ok, value))
-        if self._waiters is not None or self._given == self._count:
+        if self._waiters or self._given == self._count:
             self._announce()
 
 

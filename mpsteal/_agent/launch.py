@@ -45,7 +45,7 @@ class AgentSpec:
     slot: int
     geometry: Geometry
     segment: Descriptor
-    locks: Descriptor
+    locks: list[Descriptor]
     results: Descriptor
     doorbell: Descriptor
     bells: list[Descriptor]

@@ -29,13 +29,6 @@ from .._queue.locks import Locks
 from .launch import AgentSpec
 from .serialize import PLAIN, Encoder, describe, encode_error
 
-RING_INTERVAL_NS = 500_000
-"""An agent tells the parent about results at most this often while somebody waits (ns). Smaller: the parent wakes
-more often, at 20 to 30 us each, taken from an agent's core; larger: results are known later."""
-
-QUIET_INTERVAL_NS = 2_000_000
-"""The same while nobody waits: there is no hurry, only the ring's room."""
-
 JOB_FUNCTIONS_KEPT = 4
 """Functions of single jobs (partials, bound methods) that an agent keeps unpickled. Fewer: jobs that run side by side
 unpickle theirs again and again; more: payloads of finished jobs stay in memory."""
@@ -47,7 +40,6 @@ RETRY_PAUSE_S = 0.000_05
 """Pause before the next try for a lock that somebody holds: sections take 10 us or so, longer only if the holder was
 stopped or lost its core."""
 
-_INT_LIMIT = 1 << 62
 _slot = Struct("4q").unpack_from
 _now = time.monotonic_ns
 
@@ -64,7 +56,7 @@ class Agent:
         # A forked agent has the mapping already; a second one would double its address space.
         self.segment = spec.inherited or Segment(spec.segment.fd, L.Layout(spec.geometry))
         self.words = self.segment.words
-        self.locks = Locks(spec.locks.fd, spec.geometry.slots)
+        self.locks = Locks([lock.fd for lock in spec.locks], spec.geometry.slots)
         self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point)
         self.take = self.deques.make_take(self.slot)
         self.base = self.segment.layout.agent(self.slot)
@@ -119,7 +111,7 @@ class Agent:
         started_at, done_at, busy_at = base + L.STARTED_NS, base + L.DONE, base + L.BUSY_NS
         done, busy = words[done_at], words[busy_at]
         left = -1 if self.spec.max_tasks is None else self.spec.max_tasks
-        nobody, void, integer = L.NOBODY, R.VOID, R.INT
+        void, integer, an_int = R.VOID, R.INT, L.KIND_INT
         ring = self.ring_parent
         rung = _now()
         unreported = False
@@ -144,6 +136,8 @@ class Agent:
             try:
                 if flags == 0 and number in functions:
                     value = functions[number](*loads(data[offset : offset + size]))
+                elif flags == an_int and number in functions:
+                    value = functions[number](offset)
                 else:
                     value = self.run_other(offset, size, number, flags)
             except BaseException as error:
@@ -157,7 +151,7 @@ class Agent:
                 if copied:
                     end_copy(None)
                 kind = type(value)
-                if kind is int and -_INT_LIMIT < value < _INT_LIMIT:
+                if kind is int and -L.INT_LIMIT < value < L.INT_LIMIT:
                     write_small(chunk, integer, value)
                 elif value is None:
                     write_small(chunk, void, 0)
@@ -167,13 +161,16 @@ class Agent:
             done += 1
             busy += finished - began
             unreported = True
-            since = finished - rung
-            if since > RING_INTERVAL_NS and (since > QUIET_INTERVAL_NS or words[L.WAITED] != nobody):
-                words[done_at], words[busy_at] = done, busy
-                ring()
-                self.check_parent()
-                unreported = False
-                rung = finished
+            if finished - rung > words[L.RING_AFTER_NS]:
+                looked = words[L.LOOKED_NS]
+                if looked > rung:
+                    rung = looked  # somebody else has rung, and the parent looks at all rings then
+                if finished - rung > words[L.RING_AFTER_NS]:
+                    words[done_at], words[busy_at] = done, busy
+                    ring()
+                    self.check_parent()
+                    unreported = False
+                    rung = finished
             if left > 0:
                 left -= 1
                 if not left:
@@ -185,6 +182,8 @@ class Agent:
 
     def run_other(self, offset: int, size: int, number: int, flags: int) -> Any:
         """A chunk that is not a plain call of a known function. Chunks of items give `(values, elapsed ns)`."""
+        if flags == L.KIND_INT:
+            return self.function(number)(offset)
         if flags & L.IN_BLOCK:
             payload = pickle.loads(self.segment.read_block(offset, size))
         else:

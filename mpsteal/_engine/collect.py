@@ -27,8 +27,20 @@ class Collector:
         """Chunks whose results were read, per slot: what `DONE` has to be (I6)."""
         self.init_error: BaseException | None = None
 
-    def collect(self, slot: int) -> int:
-        """Deliver everything agent `slot` has committed; returns how many chunks that were."""
+    def collect(self, *slots: int) -> int:
+        """Deliver everything these agents have committed; returns how many chunks that were.
+
+        Threads that wait for single results are woken at the end: each then finds all that there is, and does not
+        stand in line for the interpreter meanwhile.
+        """
+        waking: list[Any] = []
+        try:
+            return sum([self._collect(slot, waking) for slot in slots])
+        finally:
+            for sink in waking:
+                sink._wake_waiters()
+
+    def _collect(self, slot: int, waking: list[Any]) -> int:
         reader = self.readers[slot]
         records = reader.drain()
         # Also when there was nothing: an agent that set this after our last look has rung for it.
@@ -94,8 +106,8 @@ class Collector:
                 sink._value = value
                 sink._done = True
                 sink._pool = None
-                if sink._waiters is not None:
-                    sink._wake_waiters()
+                if sink._waiters:
+                    waking.append(sink)
             else:
                 sink._resolve(ok, value)
         dispatcher.inflight -= done

@@ -136,7 +136,7 @@ class Dispatcher:
         pop, add, sink_add = self.pending.popleft, batch.slots.extend, sinks.append
         buffer, pickler = self.encoder.buffer, self.encoder.pickler
         dump, clear, tell = pickler.dump, pickler.clear_memo, buffer.tell
-        known, largest, limit = self._known, self._largest, batch.limit
+        known, largest, limit, limit_int = self._known, self._largest, batch.limit, L.INT_LIMIT
         start = tell()
         while len(sinks) + batch.refused < limit:
             try:
@@ -154,6 +154,16 @@ class Dispatcher:
                 entry = known.get(id(function))
                 number = entry[1] if entry is not None else self._number(function)
                 if number >= 0:
+                    if (
+                        type(args) is tuple
+                        and len(args) == 1
+                        and type(args[0]) is int
+                        and not kwds
+                        and -limit_int < args[0] < limit_int
+                    ):
+                        add((args[0], 0, number, L.KIND_INT))
+                        sink_add(sink)
+                        continue
                     if kwds:
                         dump((args, kwds))
                         flags = L.KIND_CALL_KWDS
@@ -197,6 +207,7 @@ class Dispatcher:
         buffer, pickler = self.encoder.buffer, self.encoder.pickler
         dump, clear, tell = pickler.dump, pickler.clear_memo, buffer.tell
         largest, kind, function, number = self._largest, job.kind, job.function, job.number or 0
+        plain_calls, limit_int = kind == L.KIND_CALL and number >= 0, L.INT_LIMIT
         allowed = min(batch.limit - len(sinks) - batch.refused, job.allowance(self.agents))
         start = tell()
         while allowed > 0:
@@ -212,6 +223,11 @@ class Dispatcher:
                 return
             index = job.index
             job.index = index + 1
+            if plain_calls and type(payload[0]) is int and -limit_int < payload[0] < limit_int:
+                add((payload[0], 0, number, L.KIND_INT))
+                sink_add((job, index))
+                allowed -= 1
+                continue
             try:
                 dump(payload if number >= 0 else (function, payload))
             except BaseException as error:

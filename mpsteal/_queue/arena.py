@@ -52,15 +52,27 @@ def anonymous_file(tag: str, size: int, *, memfd: bool = True) -> int:
 
 
 def anonymous_files(tag: str, size: int, *, memfd: bool = True) -> Iterator[int]:
-    """The same in every place there is, the best first; whoever takes the next one closes the one before."""
+    """The same in every place there is, the best first; whoever takes the next one closes the one before.
+
+    Raises OSError when no descriptor is left: another place would not help.
+    """
     if memfd and hasattr(os, "memfd_create"):
-        with contextlib.suppress(OSError):
+        with _next_place():
             yield _sized(os.memfd_create(f"mpsteal-{tag}", os.MFD_CLOEXEC), size)
     for folder in sorted(("/dev/shm", tempfile.gettempdir()), key=_free_bytes, reverse=True):
-        with contextlib.suppress(OSError):
+        with _next_place():
             fd, name = tempfile.mkstemp(prefix="mpsteal-", dir=folder)
             os.unlink(name)
             yield _sized(fd, size)
+
+
+@contextlib.contextmanager
+def _next_place() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
 
 
 def _sized(fd: int, size: int) -> int:
@@ -114,7 +126,6 @@ class Segment:
         segment = cls._place(layout)
         words = segment.words
         words[L.MAGIC] = L.MAGIC_VALUE
-        words[L.WAITED] = L.NOBODY
         for slot in range(geometry.slots):
             words[layout.agent(slot) + L.CLAIM] = L.NONE
         return segment

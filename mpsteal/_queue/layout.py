@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Header words.
-MAGIC, STOP, WAITED = 0, 1, 8
+MAGIC, STOP = 0, 1
+RING_AFTER_NS, LOOKED_NS = 8, 9  # by the parent, often; a line of their own
 HEADER_WORDS = 64
 MAGIC_VALUE = 0x6D70_7374_6561_6C31  # "mpsteal1"
 
@@ -25,7 +26,6 @@ STEALS, STEALS_FAILED, CHUNKS_STOLEN, STOLEN_FROM, REPAIRS = 40, 41, 42, 43, 44
 LEVELS_AT = 48  # then HEAD, TAIL per level, then the entries
 
 NONE = -1
-NOBODY = -2
 
 # States of an agent.
 EMPTY, STARTING, READY, LEAVING, INIT_FAILED = 0, 1, 2, 3, 4
@@ -37,6 +37,8 @@ SLOT_WORDS = 4
 # Flags of a chunk slot.
 KIND_CALL, KIND_CALL_KWDS, KIND_MAP, KIND_STARMAP = 0, 1, 2, 3
 KIND_MASK, IN_BLOCK = 3, 4
+KIND_INT = 8  # a call with one small int, which stands in place of the offset: no payload
+INT_LIMIT = 1 << 62  # below this, either sign, an int travels in a word
 INLINE_FUNCTION = -1  # SLOT_FUNCTION: the function is in the payload
 
 FUNCTION_WORDS = 4  # number, offset, size, whether it serves one job only

@@ -52,7 +52,6 @@ def _layout(slots: int, levels: int, entries: int) -> tuple[L.Layout, tuple[int,
         )
     )
     cells = [0] * (layout.slots_word + layout.chunks * L.SLOT_WORDS)
-    cells[L.WAITED] = L.NOBODY
     for slot in range(slots):
         cells[layout.agent(slot) + L.CLAIM] = L.NONE
     return layout, tuple(cells), name_words(layout)

@@ -370,13 +370,13 @@ MUTANTS: dict[str, tuple[tuple[tuple[str, str], ...], SceneMaker]] = {
     ),
     "owner takes without its lock": (
         (
-            ("            lock(slot)\n            if w[mark]", "            if w[mark]"),
+            ("            lock()\n            if w[mark]", "            if w[mark]"),
             (
-                "w[last_at] = chunk + 1\n                    unlock(slot)\n",
+                "w[last_at] = chunk + 1\n                    unlock()\n",
                 "w[last_at] = chunk + 1\n",
             ),
-            ("last_at, last_head = at, w[head_at]\n                unlock(slot)\n", "pass\n"),
-            ("            unlock(slot)\n            return EMPTY", "            return EMPTY"),
+            ("last_at, last_head = at, w[head_at]\n                unlock()\n", "pass\n"),
+            ("            unlock()\n            return EMPTY", "            return EMPTY"),
         ),
         owner_takes_what_a_thief_steals,
     ),

@@ -33,6 +33,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -113,6 +114,9 @@ class ModelLocks:
 
     def __init__(self, world: World, *, fence_works: bool = True, order_works: bool = True) -> None:
         self.world, self.fence_works, self.order_works = world, fence_works, order_works
+
+    def of_owner(self, slot: int) -> tuple[Callable[[], None], Callable[[], None]]:
+        return partial(self.lock, slot), partial(self.unlock, slot)
 
     def lock(self, slot: int) -> None:
         self.world._acquire(slot, wait=True)

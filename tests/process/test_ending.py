@@ -149,6 +149,9 @@ class Interrupting:
     def __exit__(self, *exc_info: object) -> None:
         self.lock.release()
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.lock, name)
+
 
 def test_signal_handler_between_waking_and_ringing(open_pool: Open) -> None:
     """Who submits in a handler may not rely on the ring that it interrupted."""
@@ -156,8 +159,8 @@ def test_signal_handler_between_waking_and_ringing(open_pool: Open) -> None:
     wait_idle(pool)
     wait_until(lambda: pool._engine.asleep and pool._engine.guard.pid, "the engine asleep")
     got: list[int] = []
-    pool._engine._waiters_lock = Interrupting(  # type: ignore[assignment]
-        pool._engine._waiters_lock, lambda: got.append(pool.apply(tasks.double, (21,)))
+    pool._engine._callers_lock = Interrupting(  # type: ignore[assignment]
+        pool._engine._callers_lock, lambda: got.append(pool.apply(tasks.double, (21,)))
     )
     assert pool.apply(tasks.double, (4,)) == 8
     assert got == [42]
@@ -172,7 +175,7 @@ def test_handler_that_raises_before_the_ring(open_pool: Open) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    pool._engine._waiters_lock = Interrupting(pool._engine._waiters_lock, interrupt)  # type: ignore[assignment]
+    pool._engine._callers_lock = Interrupting(pool._engine._callers_lock, interrupt)  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         pool.apply_async(tasks.double, (4,))
     assert pool.apply(tasks.double, (4,)) == 8

@@ -16,8 +16,8 @@ GEOMETRIES = [
     L.Geometry(2, levels=1, entries=3, page_chunks=5, page_bytes=72, pages=3, ring_bytes=64),
 ]
 
-HEADER = ("MAGIC", "STOP", "WAITED")
-NOT_WORDS = {"NONE", "NOBODY", "EMPTY", "STARTING", "READY", "LEAVING", "INIT_FAILED"}
+HEADER = ("MAGIC", "STOP", "RING_AFTER_NS", "LOOKED_NS")
+NOT_WORDS = {"NONE", "INT_LIMIT", "EMPTY", "STARTING", "READY", "LEAVING", "INIT_FAILED"}
 AGENT_PREFIXES_OF_OTHERS = ("SLOT_", "KIND_", "HEADER_", "MAGIC", "FUNCTION_", "LEVELS_", "INLINE_")
 
 
@@ -62,6 +62,7 @@ def test_flags_of_a_slot_do_not_overlap() -> None:
     assert len(set(kinds)) == 4
     assert all(kind & ~L.KIND_MASK == 0 for kind in kinds)
     assert L.IN_BLOCK & L.KIND_MASK == 0
+    assert L.KIND_INT & (L.KIND_MASK | L.IN_BLOCK) == 0
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)

@@ -14,11 +14,12 @@ from mpsteal._queue.locks import Locks
 SLOTS = 3
 
 
-@pytest.fixture
-def locks() -> Iterator[Locks]:
-    fd = anonymous_file("test-locks", SLOTS + 1)
-    yield Locks(fd, SLOTS)
-    os.close(fd)
+@pytest.fixture(params=[1, SLOTS + 1], ids=["one file", "a file each"])
+def locks(request: pytest.FixtureRequest) -> Iterator[Locks]:
+    fds = [anonymous_file("test-locks", SLOTS + 1) for _ in range(request.param)]
+    yield Locks(fds, SLOTS)
+    for fd in fds:
+        os.close(fd)
 
 
 class Holder:

@@ -16,7 +16,7 @@ TEXT = (ROOT / "mpsteal" / "_queue" / "README.md").read_text()
 
 NOT_WORDS = {
     # sizes and values; the offset of the rings, which the README gives as a formula
-    *("HEADER_WORDS", "MAGIC_VALUE", "LEVELS_AT", "NONE", "NOBODY", "SLOT_WORDS", "FUNCTION_WORDS"),
+    *("HEADER_WORDS", "MAGIC_VALUE", "LEVELS_AT", "NONE", "INT_LIMIT", "SLOT_WORDS", "FUNCTION_WORDS"),
     # states
     *("EMPTY", "STARTING", "READY", "LEAVING", "INIT_FAILED"),
     # flags of a chunk's slot

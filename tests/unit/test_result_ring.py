@@ -26,7 +26,7 @@ class Ring:
     def __init__(self) -> None:
         self.segment = Segment.create(L.Geometry(1, page_chunks=4, page_bytes=4096, pages=4, ring_bytes=RING_BYTES))
         self.lock_fd = anonymous_file("test-locks", 2)
-        self.locks = Locks(self.lock_fd, 1)
+        self.locks = Locks([self.lock_fd], 1)
         self.reader = R.ResultReader(self.segment, 0, self.locks)
         self.got: list[tuple[int, int, object]] = []
         self.on_full: Callable[[], None] = self.drain
