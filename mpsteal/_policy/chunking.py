@@ -15,8 +15,13 @@ GUIDE = 4
 self-scheduling: Polychronopoulos and Kuck, 1987, who took 1)."""
 
 CHUNKS_AHEAD_PER_AGENT = 64
-"""Chunks cut ahead of the agents. Fewer: agents wait for a parent that is busy; more: later chunks are cut by an older
-estimate."""
+"""Chunks cut ahead of the agents, at most. Fewer: agents wait for a parent that is busy; more: later chunks are cut by an
+older estimate."""
+
+AHEAD_NS, LEAST_AHEAD_PER_AGENT = 30_000_000, 4
+"""How much work is handed out ahead, per agent: so long (ns), and never fewer chunks than that. Less: agents wait for a
+parent that is busy in one C call, or has not heard of their results yet (5 ms); more: a long item is the later for
+those before it that agents take out of order (64 items of 4 ms, for 8 agents: a quarter of a second)."""
 
 MEMORY = 0.5
 """Weight of what was known before, when a chunk is observed: the estimate follows an input whose items change."""
@@ -41,7 +46,7 @@ class MapCutter:
         """Items of the next chunk; 0: wait for `observe` first (or nothing is left)."""
         if self._sent < self._probes:
             size = min(1, self.left)
-        elif self._seen < self._probes // 2:
+        elif self._seen < self._probes // 2 or self._sent - self._seen >= self._ahead() * self.agents:
             # Half is enough: whoever is free keeps finishing probes, whatever the others are stuck in.
             return 0
         else:
@@ -51,6 +56,11 @@ class MapCutter:
         self.left -= size
         self._sent += 1
         return size
+
+    def _ahead(self) -> int:
+        """Chunks per agent that may be sent and not finished."""
+        chunk_ns = max(CHUNK_NS, int(self._mean_ns))
+        return min(CHUNKS_AHEAD_PER_AGENT, max(LEAST_AHEAD_PER_AGENT, AHEAD_NS // chunk_ns))
 
     def observe(self, items: int, elapsed_ns: int) -> None:
         """A chunk of `items` items took `elapsed_ns`."""

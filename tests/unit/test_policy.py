@@ -72,6 +72,25 @@ class TestChunking:
             cutter.observe(1, 1_000)
         assert cutter.next_size() > 1
 
+    @pytest.mark.parametrize(
+        ("item_ns", "ahead"),
+        [
+            pytest.param(1_000, chunking.CHUNKS_AHEAD_PER_AGENT, id="bundles of short items"),
+            pytest.param(chunking.AHEAD_NS // 10, 10, id="so many as fill the time"),
+            pytest.param(10 * chunking.AHEAD_NS, chunking.LEAST_AHEAD_PER_AGENT, id="long items"),
+        ],
+    )
+    def test_hands_out_so_much_ahead(self, item_ns: int, ahead: int) -> None:
+        k = 3
+        cutter = chunking.MapCutter(1_000_000, k)
+        probes = [cutter.next_size() for _ in range(k * chunking.PROBES_PER_AGENT)]
+        for _ in probes:
+            cutter.observe(1, item_ns)
+        sent = 0
+        while cutter.next_size():
+            sent += 1
+        assert sent == ahead * k
+
     def test_no_items_no_chunks(self) -> None:
         assert chunking.MapCutter(0, 4).next_size() == 0
 
