@@ -271,12 +271,12 @@ class Agent:
                 continue
             words[parked] = 1
             self.locks.fence()
-            if words[L.STOP] or any(map(self.deques.ranges, range(self.spec.geometry.slots))):
+            if words[L.STOP] or any(map(self.deques.has_work, range(self.spec.geometry.slots))):
                 self._unpark()
                 continue
             self.sleep()
             self._unpark()
-            if self.deques.ranges(self.slot):
+            if self.deques.has_work(self.slot):
                 self.ring_next()
                 return True
 
@@ -291,7 +291,7 @@ class Agent:
 
     def steal_round(self) -> int:
         """Try every victim once, the longest queue first."""
-        if self.deques.ranges(self.slot):
+        if self.deques.has_work(self.slot):
             return STOLEN
         lengths = [self.deques.queued(a) for a in range(self.spec.geometry.slots)]
         verdict = EMPTY

@@ -347,9 +347,9 @@ class Engine:
         if self._poked or self.dispatcher.has_more or (self.pending and not self._stuck):
             return 0.0
         now = time.monotonic()
-        due = [at for at, _ in self._respawn_at.values()]
-        if self.dispatcher.inflight:
-            due.append(self._look_due)
+        due = [self._look_due] if self.dispatcher.inflight else []
+        if self._respawn_at:
+            due += [at for at, _ in self._respawn_at.values()]
         if self.guard.due is not None and self.state <= CLOSING:
             due.append(self.guard.due)
         if self._kill_at is not None:
@@ -398,8 +398,10 @@ class Engine:
             elif what == "guard":
                 self.guard.died()
             else:
-                with contextlib.suppress(BlockingIOError):
+                try:
                     os.read(key.fd, 4096)
+                except BlockingIOError:
+                    pass
                 rung = rung or what == "result"
         now = time.monotonic()
         if rung or (now >= self._look_due and self.dispatcher.inflight):

@@ -58,6 +58,8 @@ class Deques:
         g = layout.geometry
         self.levels = tuple(range(g.levels - 1, -1, -1))  # highest priority first
         self.stealable = self.levels if stealable is None else stealable
+        self._loot_at = [layout.agent(slot) + L.LOOT_LO for slot in range(g.slots)]
+        self._heads_at = [[layout.head(slot, level) for level in self.levels] for slot in range(g.slots)]
 
     # -- parent ---------------------------------------------------------------------------------------------------
 
@@ -164,7 +166,7 @@ class Deques:
         if w[me + L.MARK] and not self._repair(thief):
             locks.unlock(thief)
             return RETRY
-        if self.queued(thief):
+        if self.has_work(thief):
             locks.unlock(thief)
             return STOLEN
         if not locks.try_lock(victim):
@@ -342,9 +344,19 @@ class Deques:
             for i in range(w[head_at], w[head_at + 1]):
                 yield entries + 2 * (i % lay.geometry.entries)
 
+    def has_work(self, slot: int) -> bool:
+        """Whether an agent has anything queued; exact under its lock, else a hint. Cheap where it has not."""
+        w, at = self.words, self._loot_at[slot]
+        if w[at] < w[at + 1]:
+            return True
+        for head_at in self._heads_at[slot]:
+            if w[head_at] != w[head_at + 1]:
+                return bool(self.ranges(slot))  # entries may be empty
+        return False
+
     def queued(self, slot: int) -> int:
         """Chunks queued at an agent; exact under its lock, else a hint."""
-        return sum(hi - lo for lo, hi in self.ranges(slot))
+        return sum([hi - lo for lo, hi in self.ranges(slot)]) if self.has_work(slot) else 0
 
     def validate(self) -> list[tuple[int, int]]:
         """Re-check D-1 to D-3 while nobody moves; returns all ranges. Raises AssertionError with the facts."""
