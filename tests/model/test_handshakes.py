@@ -189,10 +189,9 @@ def test_as_many_chunks_run_as_there_are_agents_in_random_schedules(memory: str)
 
 def test_model_finds_the_flag_cleared_without_a_fence() -> None:
     with pytest.raises(Violation, match="all agents sleep"):
-        explore_randomly(
+        explore(
             lambda w: submit(w, agents=2, batches=BATCHES[1][1], endless=True, made_by=Careless),
-            rounds=3_000,
-            seed=1,
+            preemptions=2,
             memory="tso",
         )
 
