@@ -44,6 +44,7 @@ AGENT = (
         "own",
     ),
     Field("STARTED_NS", "when it started (monotonic clock, ns)", "agent", "nobody yet", "none"),
+    Field("LOADED", "the last chunk whose slot and payload it has read", "agent", "parent", "none"),
     Field("RESULT_TAIL", "bytes committed to the result ring, ever", "agent", "parent", "none"),
     Field(
         "DONE",

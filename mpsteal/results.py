@@ -117,6 +117,9 @@ class AsyncResult(_Waitable):
 
     def ready(self) -> bool:
         """Whether the call is finished."""
+        pool = self._pool
+        if not self._done and pool is not None:
+            pool._engine.polled()
         return self._done
 
     def successful(self) -> bool:

@@ -109,12 +109,14 @@ class Agent:
         write_small = results.make_write_small()
         slots_byte, chunks = self.segment.layout.slots_word * 8, self.segment.layout.chunks
         started_at, done_at, busy_at = base + L.STARTED_NS, base + L.DONE, base + L.BUSY_NS
+        loaded_at = base + L.LOADED
         done, busy = words[done_at], words[busy_at]
         left = -1 if self.spec.max_tasks is None else self.spec.max_tasks
         void, integer, an_int = R.VOID, R.INT, L.KIND_INT
         ring = self.ring_parent
         rung = _now()
         unreported = False
+        args: Any = None
         copied: list[bool] = []
         os.register_at_fork(after_in_child=lambda: copied.append(True))
         while True:
@@ -135,11 +137,14 @@ class Agent:
             words[started_at] = began
             try:
                 if flags == 0 and number in functions:
-                    value = functions[number](*loads(data[offset : offset + size]))
+                    args = loads(data[offset : offset + size])
+                    words[loaded_at] = chunk
+                    value = functions[number](*args)
                 elif flags == an_int and number in functions:
+                    words[loaded_at] = chunk
                     value = functions[number](offset)
                 else:
-                    value = self.run_other(offset, size, number, flags)
+                    value = self.run_other(chunk, offset, size, number, flags)
             except BaseException as error:
                 finished = _now()
                 if copied:
@@ -158,6 +163,7 @@ class Agent:
                 else:
                     self.commit_value(chunk, value, dumps if kind in PLAIN else encoder.dumps)
                     value = None
+            args = None  # it may be large, and the next chunk may be long in coming
             done += 1
             busy += finished - began
             unreported = True
@@ -180,14 +186,14 @@ class Agent:
 
     # -- one chunk ------------------------------------------------------------------------------------------------
 
-    def run_other(self, offset: int, size: int, number: int, flags: int) -> Any:
+    def run_other(self, chunk: int, offset: int, size: int, number: int, flags: int) -> Any:
         """A chunk that is not a plain call of a known function. Chunks of items give `(values, elapsed ns)`."""
-        if flags == L.KIND_INT:
-            return self.function(number)(offset)
+        payload: Any = (offset,)
         if flags & L.IN_BLOCK:
             payload = pickle.loads(self.segment.read_block(offset, size))
-        else:
+        elif flags != L.KIND_INT:
             payload = pickle.loads(self.segment.data[offset : offset + size])
+        self.words[self.base + L.LOADED] = chunk
         if number == L.INLINE_FUNCTION:
             function, payload = payload
         else:

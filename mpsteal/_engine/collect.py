@@ -51,7 +51,7 @@ class Collector:
         self.collected[slot] += len(records)
         dispatcher = self.dispatcher
         pages, blocks = dispatcher.pages, dispatcher.blocks
-        table, page_chunks, count = pages.table, pages.page_chunks, pages.pages
+        page_chunks = pages.page_chunks
         loads = pickle.loads
         value: Any
         page: Any = None
@@ -76,8 +76,11 @@ class Collector:
                     continue
             i = chunk - first
             if not 0 <= i < page_chunks:
-                page = table[(chunk // page_chunks) % count]
-                assert page is not None, f"chunk {chunk} has no page"
+                page = pages.find(chunk)
+                if page is None:
+                    self.finish(chunk, ok, value)
+                    first = -page_chunks
+                    continue
                 first, sinks = page.first, page.sinks
                 i = chunk - first
             sink = sinks[i]
@@ -124,20 +127,12 @@ class Collector:
             return False, error
 
     def finish(self, chunk: int, ok: bool, value: Any) -> bool:
-        """Settle one chunk from outside its ring (its agent died, say). False if it was settled before."""
+        """Settle one chunk away from the others: its agent died, say. False if it was settled before."""
         dispatcher = self.dispatcher
-        page = dispatcher.pages.find(chunk)
-        if page is None:
+        sink = dispatcher.pages.finish(chunk)
+        if sink is None:
             return False
-        i = chunk - page.first
-        if i >= page.used or page.sinks[i] is None:
-            return False
-        sink = page.sinks[i]
-        page.sinks[i] = None
-        if i in page.blocks:
-            dispatcher.blocks.free(*page.blocks.pop(i))
         dispatcher.inflight -= 1
-        dispatcher.pages.finished(page)
         deliver(sink, ok, value)
         if type(sink) is tuple:
             dispatcher.job_maybe_done(sink[0])
@@ -145,5 +140,4 @@ class Collector:
 
     def is_pending(self, chunk: int) -> bool:
         """Whether somebody still waits for this chunk."""
-        page = self.dispatcher.pages.find(chunk)
-        return page is not None and chunk - page.first < page.used and page.sinks[chunk - page.first] is not None
+        return self.dispatcher.pages.sink_of(chunk) is not None

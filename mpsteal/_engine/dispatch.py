@@ -66,8 +66,8 @@ class Dispatcher:
         self.segment, self.locks, self.deques = segment, locks, deques
         self.bells, self.agents = bells, agents
         self.words = segment.words
-        self.pages = Pages(segment)
         self.blocks = Blocks(segment, 0)
+        self.pages = Pages(segment, self.blocks)
         self.functions = Functions(segment)
         self.encoder = Encoder()
         self.pending: deque[Any] = deque()

@@ -247,6 +247,11 @@ class Engine:
             self._waiters += change
         self._set_pace()
 
+    def polled(self) -> None:
+        """A thread asks whether a result is there: as urgent as to wait for it, until the next look."""
+        with contextlib.suppress(ValueError):  # the segment is gone
+            self.words[L.RING_AFTER_NS] = RING_FIRST_NS
+
     def cancel(self, sink: Any) -> bool:
         """Withdraw a call that has not started; True means that it never runs. Any thread but the engine's."""
         answer: list[bool] = []
@@ -529,8 +534,10 @@ class Engine:
                     agent.kill_group()
 
     def _describe(self, chunk: int) -> str:
-        number = self.words[self.segment.layout.chunk(chunk) + L.SLOT_FUNCTION]
-        name = self.dispatcher.names.get(number, "a callable")
+        name = "a callable"
+        if chunk not in self.dispatcher.pages.adrift:  # else its slot may be another chunk's by now
+            number = self.words[self.segment.layout.chunk(chunk) + L.SLOT_FUNCTION]
+            name = self.dispatcher.names.get(number, name)
         return f"task {chunk} ({name})"
 
     def _break(self, error: BaseException) -> None:
@@ -553,6 +560,10 @@ class Engine:
                         page.sinks[i] = None
                         dispatcher.inflight -= 1
                         deliver(sink, False, error)
+        adrift = dispatcher.pages.adrift
+        while adrift:
+            dispatcher.inflight -= 1
+            deliver(adrift.popitem()[1], False, error)
         while True:
             try:
                 sink, function, _, _ = dispatcher.pending.popleft()

@@ -137,6 +137,10 @@ def _check_sinks(engine: Engine) -> set[int]:
             else:
                 assert not sink._done, f"I2 chunk {page.first + i} is in flight and its handle is resolved"
                 handles[id(sink)] += 1
+    for chunk, sink in dispatcher.pages.adrift.items():
+        waited.add(chunk)
+        if type(sink) is tuple:
+            per_job[sink[0]] += 1
     twice = [key for key, n in handles.items() if n > 1]
     assert not twice, f"I2 {len(twice)} handles have more than one chunk"
     assert dispatcher.inflight == len(waited), f"I6 inflight is {dispatcher.inflight}, {len(waited)} waited for"

@@ -15,8 +15,8 @@ GUIDE = 4
 self-scheduling: Polychronopoulos and Kuck, 1987, who took 1)."""
 
 CHUNKS_AHEAD_PER_AGENT = 64
-"""Chunks cut ahead of the agents, at most. Fewer: agents wait for a parent that is busy; more: later chunks are cut by an
-older estimate."""
+"""Chunks cut ahead of the agents, at most. Fewer: agents wait for a parent that is busy; more: later chunks are cut by
+an older estimate."""
 
 AHEAD_NS, LEAST_AHEAD_PER_AGENT = 30_000_000, 4
 """How much work is handed out ahead, per agent: so long (ns), and never fewer chunks than that. Less: agents wait for a

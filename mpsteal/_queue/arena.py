@@ -127,7 +127,7 @@ class Segment:
         words = segment.words
         words[L.MAGIC] = L.MAGIC_VALUE
         for slot in range(geometry.slots):
-            words[layout.agent(slot) + L.CLAIM] = L.NONE
+            words[layout.agent(slot) + L.CLAIM] = words[layout.agent(slot) + L.LOADED] = L.NONE
         return segment
 
     @classmethod
@@ -271,8 +271,8 @@ class Pages:
     freed last are used first: their memory is there already.
     """
 
-    def __init__(self, segment: Segment) -> None:
-        self.segment = segment
+    def __init__(self, segment: Segment, blocks: Blocks) -> None:
+        self.segment, self.blocks = segment, blocks
         self.layout = segment.layout
         g = self.layout.geometry
         self.page_chunks, self.page_bytes, self.pages = g.page_chunks, g.page_bytes, g.pages
@@ -282,6 +282,8 @@ class Pages:
         self._last = -1
         self._warm: list[int] = []
         self._cold = list(range(g.pages - 1, -1, -1))
+        self.adrift: dict[int, Any] = {}
+        """Who waits for chunks that run on after their page was given back, by number."""
 
     def open(self) -> Page | None:
         """The page to number chunks in, a fresh one if need be; None when all are taken or memory is short."""
@@ -289,6 +291,8 @@ class Pages:
         if page is not None and page.used < self.page_chunks:
             return page
         self.close_current()
+        if not self._warm:
+            self.give_back_read()
         if self.live == self.pages:
             return None
         if self._warm:
@@ -314,6 +318,27 @@ class Pages:
         size = self.page_chunks * L.SLOT_WORDS * 8
         self.segment.reserve((self.layout.slots_word * 8) + at * size, size)
         self.segment.reserve(self.layout.slab(at), self.page_bytes)
+
+    def give_back_read(self) -> None:
+        """Free the pages of which nobody will read anything again: all that is unfinished there has been loaded by the
+        agent that runs it. So a task that never ends pins nothing."""
+        words, layout = self.segment.words, self.layout
+        unfinished: dict[int, list[int]] = {}
+        for slot in range(layout.geometry.slots):
+            chunk = words[layout.agent(slot) + L.LOADED]
+            page = self.find(chunk) if chunk >= 0 else None
+            if page is not None and page.closed and page.sinks[chunk - page.first] is not None:
+                unfinished.setdefault(page.first, []).append(chunk)
+        for first, chunks in unfinished.items():
+            page = self.find(first)
+            if page is None or page.left != len(chunks):
+                continue
+            for chunk in chunks:
+                i = chunk - first
+                self.adrift[chunk] = page.sinks[i]
+                if i in page.blocks:
+                    self.blocks.free(*page.blocks.pop(i))
+            self.free(page)
 
     def close_current(self) -> None:
         """No more chunks in the current page."""
@@ -351,11 +376,28 @@ class Pages:
         page.sinks += sinks
         return first
 
-    def finished(self, page: Page) -> None:
-        """One chunk of the page is done with."""
-        page.left -= 1
-        if page.left == 0 and page.closed:
-            self.free(page)
+    def sink_of(self, chunk: int) -> Any:
+        """Who waits for a chunk; None: nobody, or not any more."""
+        page = self.find(chunk)
+        if page is None:
+            return self.adrift.get(chunk)
+        i = chunk - page.first
+        return page.sinks[i] if i < page.used else None
+
+    def finish(self, chunk: int) -> Any:
+        """A chunk is done with; returns who waited for it, as `sink_of` does."""
+        sink, page = self.sink_of(chunk), self.find(chunk)
+        if page is None:
+            self.adrift.pop(chunk, None)
+        elif sink is not None:
+            i = chunk - page.first
+            page.sinks[i] = None
+            if i in page.blocks:
+                self.blocks.free(*page.blocks.pop(i))
+            page.left -= 1
+            if page.left == 0 and page.closed:
+                self.free(page)
+        return sink
 
     def free(self, page: Page) -> None:
         """Every chunk of a closed page is finished: its place can be used again."""

@@ -50,21 +50,18 @@ def number(pages: Pages, sinks: list[Any], data: bytes = b"") -> int | None:
 
 
 def finish(pages: Pages, chunk: int) -> None:
-    page = pages.find(chunk)
-    assert page is not None
-    page.sinks[chunk - page.first] = None
-    pages.finished(page)
+    assert pages.finish(chunk) is not None
 
 
 class TestPages:
     def test_chunks_of_a_page_are_consecutive(self, segment: Segment) -> None:
-        pages = Pages(segment)
+        pages = Pages(segment, Blocks(segment, 0))
         assert [number(pages, ["x"]) for _ in range(3)] == [0, 1, 2]
         assert number(pages, ["x"]) == 3
         assert number(pages, ["x"]) == 4
 
     def test_no_page_when_all_are_taken(self, segment: Segment) -> None:
-        pages = Pages(segment)
+        pages = Pages(segment, Blocks(segment, 0))
         chunks = [number(pages, ["x"]) for _ in range(PAGES * PAGE_CHUNKS)]
         assert None not in chunks
         assert number(pages, ["x"]) is None
@@ -76,7 +73,7 @@ class TestPages:
     @pytest.mark.parametrize("seed", range(5))
     def test_pages_are_freed_in_any_order(self, segment: Segment, seed: int) -> None:
         chance = random.Random(seed)
-        pages = Pages(segment)
+        pages = Pages(segment, Blocks(segment, 0))
         living: dict[int, Page] = {}
         seen: set[int] = set()
         for _ in range(2_000):
@@ -100,8 +97,8 @@ class TestPages:
         pages.close_current()
         assert pages.live == 0
 
-    def test_endless_chunk_pins_one_page_and_numbers_never_repeat(self, segment: Segment) -> None:
-        pages = Pages(segment)
+    def test_unread_chunk_pins_one_page_and_numbers_never_repeat(self, segment: Segment) -> None:
+        pages = Pages(segment, Blocks(segment, 0))
         pinned = number(pages, ["pinned"])
         assert pinned is not None
         pinned_page = pages.find(pinned)
@@ -115,8 +112,45 @@ class TestPages:
             assert pages.find(pinned) is pinned_page
         assert pages.live <= 2
 
+    def test_page_goes_back_when_all_that_is_unfinished_was_read(self, segment: Segment) -> None:
+        pages = Pages(segment, Blocks(segment, 0))
+        chunks = [number(pages, [f"sink {i}"]) for i in range(PAGES * PAGE_CHUNKS)]
+        pinned, other = chunks[0], chunks[1]
+        assert pinned is not None
+        assert other is not None
+        pages.close_current()
+        for chunk in chunks[2:PAGE_CHUNKS]:
+            assert chunk is not None
+            finish(pages, chunk)
+        segment.words[segment.layout.agent(0) + L.LOADED] = pinned
+        assert number(pages, ["x"]) is None, "the other chunk of its page was not read"
+        finish(pages, other)
+        again = number(pages, ["x"])
+        assert again is not None
+        assert segment.layout.chunk(again) == segment.layout.chunk(pinned)
+        assert pages.find(pinned) is None
+        assert pages.sink_of(pinned) == "sink 0"
+        assert pages.finish(pinned) == "sink 0"
+        assert pages.sink_of(pinned) is None
+        assert pages.finish(pinned) is None
+
+    def test_block_of_a_chunk_that_was_read_goes_back_with_the_page(self, segment: Segment) -> None:
+        blocks = Blocks(segment, 0)
+        pages = Pages(segment, blocks)
+        chunks = [number(pages, ["x"]) for _ in range(PAGES * PAGE_CHUNKS)]
+        page = pages.find(0)
+        assert page is not None
+        page.blocks[0] = (blocks.put(b"large"), 5)
+        pages.close_current()
+        for chunk in chunks[1:PAGE_CHUNKS]:
+            assert chunk is not None
+            finish(pages, chunk)
+        segment.words[segment.layout.agent(0) + L.LOADED] = 0
+        assert number(pages, ["x"]) is not None
+        assert blocks.live_bytes == 0
+
     def test_finished_chunk_of_a_freed_page_is_not_found(self, segment: Segment) -> None:
-        pages = Pages(segment)
+        pages = Pages(segment, Blocks(segment, 0))
         chunk = number(pages, ["x"])
         assert chunk is not None
         finish(pages, chunk)
@@ -125,7 +159,7 @@ class TestPages:
         assert pages.find(chunk + PAGES * PAGE_CHUNKS) is None
 
     def test_slots_and_payload_are_where_agents_look(self, segment: Segment) -> None:
-        pages = Pages(segment)
+        pages = Pages(segment, Blocks(segment, 0))
         page = pages.open()
         assert page is not None
         at = pages.slab_at(page)
@@ -138,7 +172,7 @@ class TestPages:
         assert pages.slab_at(page) == at + 5
 
     def test_no_page_without_memory(self, segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
-        pages = Pages(segment)
+        pages = Pages(segment, Blocks(segment, 0))
 
         def refuse(*_: Any) -> None:
             raise OSError(errno.ENOSPC, "full")
@@ -151,7 +185,7 @@ class TestPages:
     @pytest.mark.skipif(sys.platform != "linux", reason="MADV_REMOVE is Linux's")
     def test_memory_of_cold_pages_goes_back(self, segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(arena, "WARM_PAGES", 1)
-        pages = Pages(segment)
+        pages = Pages(segment, Blocks(segment, 0))
         before = stored_bytes(segment)
         data = b"x" * (segment.layout.geometry.page_bytes // PAGE_CHUNKS)
         chunks = [number(pages, ["x"], data) for _ in range(PAGES * PAGE_CHUNKS)]
