@@ -21,6 +21,7 @@ import tempfile
 import warnings
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from . import layout as L
@@ -35,6 +36,10 @@ MEMFD_BLOCK_SPAN = 1 << 52
 WARM_PAGES = 8
 """Freed pages whose memory is kept for the next ones: 5 MiB at most with the default geometry, and without it every
 page costs its memory being given back and faulted in again (about 0.1 ms)."""
+
+FEWEST_PAGES = 4
+"""Pages below which a pool would rather not start: fewer leave batches waiting for one another, more refuse a program
+with little address space (each takes 640 KiB of it)."""
 
 _PAGE = mmap.ALLOCATIONGRANULARITY
 
@@ -121,9 +126,19 @@ class Segment:
 
     @classmethod
     def create(cls, geometry: L.Geometry) -> Segment:
-        """A new segment, zeroed, with the header and all agents set up."""
-        layout = L.Layout(geometry)
-        segment = cls._place(layout)
+        """A new segment, zeroed, with the header and all agents set up.
+
+        Where the address space is limited (`ulimit -v`) it has fewer pages than asked for.
+        """
+        while True:
+            layout = L.Layout(geometry)
+            try:
+                segment = cls._place(layout)
+                break
+            except OSError as error:
+                if error.errno != errno.ENOMEM or geometry.pages < 2 * FEWEST_PAGES:
+                    raise
+                geometry = replace(geometry, pages=geometry.pages // 2)
         words = segment.words
         words[L.MAGIC] = L.MAGIC_VALUE
         for slot in range(geometry.slots):
@@ -136,7 +151,11 @@ class Segment:
         refused: OSError | None = None
         slots = layout.geometry.slots
         for fd in anonymous_files("segment", layout.mapped_bytes):
-            segment = cls(fd, layout)
+            try:
+                segment = cls(fd, layout)
+            except OSError:
+                os.close(fd)
+                raise
             try:
                 os.ftruncate(fd, segment.blocks_base(slots + 2))
                 segment.reserve(0, layout.slots_word * 8)

@@ -15,7 +15,7 @@ from typing import Any
 import fault_tasks as tasks
 import psutil
 import pytest
-from waiting import wait_idle, wait_until
+from waiting import program, wait_idle, wait_until
 
 import mpsteal
 
@@ -291,3 +291,28 @@ def test_start_that_fails_for_memory_leaves_nothing(monkeypatch: pytest.MonkeyPa
         warnings.simplefilter("ignore")
         mpsteal.Pool(2)
     assert psutil.Process().num_fds() == before
+
+
+# -- little address space -------------------------------------------------------------------
+
+LITTLE_ADDRESS_SPACE = """
+import multiprocessing, resource, sys
+import mpsteal
+from fault_tasks import double
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (100 << 20, 100 << 20))
+    with mpsteal.Pool(2, context=multiprocessing.get_context(sys.argv[1])) as pool:
+        results = [pool.apply_async(double, (i,)) for i in range(20_000)]
+        assert [r.get() for r in results] == list(range(0, 40_000, 2))
+        print(pool._engine.segment.layout.geometry.pages)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is not kept elsewhere")
+def test_pool_starts_with_little_address_space(tmp_path: Path, start_method: str) -> None:
+    """As under `ulimit -v`, where the usual 160 MiB of pages find no place."""
+    with program(tmp_path, LITTLE_ADDRESS_SPACE, start_method) as run:
+        assert run.wait() == 0, run.errors
+        assert 4 <= int(run.output) < 256
+        run.check_nothing_left()
