@@ -233,13 +233,14 @@ def full_ring(world: World, results: int, *, fence_works: bool = True) -> Check:
     page = SimpleNamespace(first=0, used=results, left=results, closed=False, blocks={}, sinks=[None] * results)
     dispatcher: Any = ModelDispatcher(scene)
     dispatcher.blocks, dispatcher.inflight = None, results
-    dispatcher.pages = SimpleNamespace(table=[page], page_chunks=results, pages=1)
+    dispatcher.pages = SimpleNamespace(find=lambda _: page, page_chunks=results)
     collector = Collector(segment, scene.locks, dispatcher, 1)  # type: ignore[arg-type]
     got: list[int] = []
 
     def agent_body() -> None:
+        write_small = writer.make_write_small()
         for chunk in range(results):
-            writer.write(chunk, R.VOID)
+            write_small(chunk, R.VOID, 0)
         agent.ring_parent()
 
     def parent() -> None:
