@@ -105,7 +105,9 @@ def measure_once(row: Row, pool: str, round_number: int, *, quick: bool, cores: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONHASHSEED": "0"},
+        # An empty value: bytecode is cached, as it is for every installed package; without it each spawned agent
+        # would compile mpsteal anew, and the stock Pool's modules come compiled.
+        env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": ""},
     )
     timed_out = False
     meter = Meter()

@@ -14,7 +14,7 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -198,6 +198,10 @@ class Pool:
     def __exit__(self, *exc_info: object) -> None:
         self.terminate()
 
+    def _is_ours(self) -> bool:
+        """Whether this is the process that made the pool."""
+        return self._state != FOREIGN
+
     def _check_owner(self) -> None:
         if self._state == FOREIGN:
             raise ValueError("Pool not running: it belongs to the process that made it, a forked child makes its own")
@@ -291,7 +295,8 @@ class Pool:
         frame: Any,
     ) -> MapResult:
         self._check_running()
-        items = iterable if isinstance(iterable, (list, tuple, range)) else list(iterable)
+        # A copy of what may change while it is read, and whatever user code there is in it runs here.
+        items: Sequence[Any] = iterable if type(iterable) in (tuple, range) else list(iterable)  # type: ignore[assignment]
         if chunksize is not None:
             _check_count("chunksize", chunksize, 0, "None lets the pool choose")
         site = (frame.f_code, frame.f_lasti)

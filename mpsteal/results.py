@@ -53,11 +53,19 @@ class _Waitable:
 
     def _wait(self, timeout: float | None) -> bool:
         """Block until done; False when `timeout` seconds passed first."""
-        if self._is_done() or (timeout is not None and timeout <= 0):
-            return self._is_done()
+        if self._is_done():
+            return True
         pool = self._pool
         if pool is not None:
             pool._check_owner()
+            if timeout is not None and timeout <= 0:
+                pool._engine.polled()
+                return self._is_done()
+            if threading.current_thread() is pool._engine.thread:
+                raise RuntimeError(
+                    "a result cannot be waited for in the pool's own thread, which has to deliver it: a `__reduce__`, "
+                    "`__setstate__` or `__del__` may not wait"
+                )
         gate = threading.Lock()
         gate.acquire()
         if self._waiters is None:
@@ -118,7 +126,7 @@ class AsyncResult(_Waitable):
     def ready(self) -> bool:
         """Whether the call is finished."""
         pool = self._pool
-        if not self._done and pool is not None:
+        if not self._done and pool is not None and pool._is_ours():
             pool._engine.polled()
         return self._done
 
@@ -314,9 +322,11 @@ class IMapIterator(_Waitable):
         raise value
 
     def _consumed(self, job: Any) -> None:
+        pool = self._pool
+        if pool is not None and not pool._is_ours():
+            return  # a forked child reads what was there; the lock may belong to a thread it has not
         with self._lock:
             job.consumed += 1
-        pool = self._pool
         if pool is not None:
             pool._engine.poke()
 
@@ -392,11 +402,16 @@ class Flattened:
 
     def next(self, timeout: float | None = None) -> Any:
         """See `IMapIterator.next`."""
-        with self._lock:  # two threads that read it may not lose a chunk between them
+        # Two threads that read it may not lose a chunk between them.
+        if not self._lock.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))):
+            raise multiprocessing.TimeoutError
+        try:
             while True:
                 for value in self._current:
                     return value
                 values, _ = self._chunks.next(timeout)
                 self._current = iter(values)
+        finally:
+            self._lock.release()
 
     __next__ = next

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from dataclasses import dataclass
 from multiprocessing import context, reduction
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._queue.layout import Geometry
 
@@ -29,8 +28,7 @@ def _received(duplicate: Any) -> Descriptor:
     return Descriptor(duplicate.detach())
 
 
-@dataclass
-class AgentSpec:
+class AgentSpec(NamedTuple):
     """Everything an agent is told.
 
     Attributes:
@@ -56,9 +54,9 @@ class AgentSpec:
     max_tasks: int | None
     inherited: Any = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # A mapping stays behind where the process is not a fork.
-        return {**self.__dict__, "inherited": None}
+        return AgentSpec, tuple(self._replace(inherited=None))
 
 
 def agent_main(spec: AgentSpec) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import traceback
 import types
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -69,6 +68,8 @@ def describe(error: BaseException) -> str:
 def encode_error(error: BaseException, encoder: Encoder) -> bytes:
     """An exception as `(pickled or None, type name, message, traceback text, reason)`, which always pickles."""
     try:
+        import traceback  # here: most agents never need it
+
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except BaseException as broken:  # a user's `__str__` again
         text = f"<formatting the traceback raised {type(broken).__name__}>\n"

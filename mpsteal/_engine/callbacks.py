@@ -18,7 +18,8 @@ logger = logging.getLogger("mpsteal")
 class CallbackThread:
     """Runs `(callback, value, then)` in order of arrival; `then()` follows whether or not the callback raised."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
         self._queue: queue.SimpleQueue[tuple[Callable[[Any], Any], Any, Callable[[], None]] | None] = (
             queue.SimpleQueue()
         )
@@ -26,8 +27,8 @@ class CallbackThread:
         self._finished = False
 
     def put(self, callback: Callable[[Any], Any], value: Any, then: Callable[[], None]) -> None:
-        """Queue one callback. Engine thread only."""
-        if self._finished:
+        """Queue one callback. From another thread than the engine's (a submit that came too late) it runs at once."""
+        if self._finished or threading.current_thread() is not self._engine.thread:
             _run_one(callback, value, then)
             return
         if self._thread is None:
@@ -52,7 +53,7 @@ class CallbackThread:
             del item
 
     def finish(self) -> None:
-        """No more callbacks will come, but for submits that raced with the end: those run in the caller's thread."""
+        """No more callbacks will come from the engine."""
         self._finished = True
         if self._thread is not None:
             self._queue.put(None)

@@ -113,12 +113,18 @@ class Dispatcher:
             batch.slots.extend((batch.at, len(data), number, flags))
             batch.sinks.append(sink)
         pending_before = len(self.pending)
-        for job in self.jobs[:]:
-            if not batch.is_full and len(batch.sinks) < batch.limit:
-                self._take_job(job, batch)
-        if not batch.is_full:
-            self._take_pending(batch)
         sinks = batch.sinks
+        try:
+            for job in self.jobs[:]:
+                if not batch.is_full and len(sinks) < batch.limit:
+                    self._take_job(job, batch)
+            if not batch.is_full:
+                self._take_pending(batch)
+        except BaseException as error:
+            # A fault of ours, or no memory: those in the batch are nowhere else, and somebody waits for them (I2).
+            for sink in sinks:
+                deliver(sink, False, error)
+            raise
         if sinks:
             first = self.pages.append(page, batch.slots, self.encoder.buffer.getbuffer(), sinks)
             self.inflight += len(sinks)
@@ -428,6 +434,45 @@ class Dispatcher:
             total += hi - lo
         self.ring_parked(total)
 
+    # -- giving up ------------------------------------------------------------------------------------------------
+
+    def fail_sent(self, error: BaseException) -> None:
+        """Resolve the handle of every chunk that was handed out."""
+        for page in self.pages.table:
+            if page is not None:
+                for i, sink in enumerate(page.sinks):
+                    if sink is not None:
+                        page.sinks[i] = None
+                        self.inflight -= 1
+                        deliver(sink, False, error)
+        adrift = self.pages.adrift
+        while adrift:
+            self.inflight -= 1
+            deliver(adrift.popitem()[1], False, error)
+
+    def fail_unsent(self, error: BaseException) -> None:
+        """Resolve the handle of everything that still waits in the parent."""
+        if self._carry is not None:
+            sink, self._carry = self._carry[3], None
+            deliver(sink, False, error)
+        self.fail_pending(error)
+        for job in self.jobs[:]:
+            if not job.ended:
+                job.end(error)
+            self.job_maybe_done(job)
+
+    def fail_pending(self, error: BaseException) -> None:
+        """The same for what was submitted and not yet looked at. Any thread, once the engine has ended."""
+        while True:
+            try:
+                sink, function, _, _ = self.pending.popleft()
+            except IndexError:  # empty, or another late submitter was faster
+                break
+            if sink is None:
+                function.end(error)
+            else:
+                sink._resolve(False, error)
+
 
 def deliver(sink: Any, ok: bool, value: Any) -> None:
     """Give a result to a single handle or to a job's sink."""
@@ -447,9 +492,12 @@ def explain_pickling(error: BaseException, function: Any, site: Any) -> BaseExce
     """
     if type(error) not in (pickle.PicklingError, AttributeError, TypeError):
         return error
-    told = type(error)(
-        f"{error} -- the call of {name_of(function)}{where(site)} cannot be pickled, so it was not sent to an agent"
-    )
+    try:
+        told = type(error)(
+            f"{error} -- the call of {name_of(function)}{where(site)} cannot be pickled, so it was not sent to an agent"
+        )
+    except BaseException:  # a user's `__str__`
+        return error
     told.__cause__ = error
     return told
 
@@ -458,7 +506,7 @@ def name_of(function: Any) -> str:
     """A callable in words; never raises, whatever its attributes do."""
     try:
         return str(getattr(function, "__qualname__", None) or f"a {type(function).__qualname__}")
-    except Exception:
+    except BaseException:
         return f"a {type(function).__qualname__}"
 
 

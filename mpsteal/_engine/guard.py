@@ -81,6 +81,14 @@ class Guard:
         self._reap()
         self._try_later()
 
+    def _leaves_in(self, limit_ms: int) -> bool:
+        """Whether the process ends by itself in that time (ms), for all that we can see."""
+        if self._watch < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._watch, select.POLLIN)
+        return bool(poll.poll(limit_ms))
+
     def _try_later(self) -> None:
         self.due = time.monotonic() + self._pause
         self._pause = min(AGAIN_LAST_S, 2 * self._pause)
@@ -102,17 +110,13 @@ class Guard:
         if self.pid:
             with contextlib.suppress(OSError):
                 os.write(self._control, b"q")
-            if not self._forks:
-                # It may still be starting its interpreter, and all it would do at its end is done by us.
+            # Where it is an interpreter of its own it may still be starting. All it would do at its end is done by us.
+            if not self._forks or not self._leaves_in(GRACE_MS):
                 with contextlib.suppress(OSError):
-                    os.kill(self.pid, signal.SIGKILL)  # our child, not reaped: the number is its own
-            elif self._watch >= 0:
-                poll = select.poll()
-                poll.register(self._watch, select.POLLIN)
-                if not poll.poll(GRACE_MS):
-                    # Stopped, or too busy: all it could still do is done by us (I3).
-                    with contextlib.suppress(OSError):
+                    if self._watch >= 0:
                         signal.pidfd_send_signal(self._watch, signal.SIGKILL)
+                    elif not self._forks:
+                        os.kill(self.pid, signal.SIGKILL)
             self._reap()
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -20,8 +20,9 @@ START_FAILURES_ALLOWED = 3
 out-of-memory killer), a broken main module is not."""
 
 HELLO_TIMEOUT_S = 60.0
-"""A new agent that has not said hello by then is killed and counted (a forked child can hang on a lock that another
-thread held). Spawn imports the main module first, so too short would kill slow starters."""
+"""A forked agent that has not said hello by then is killed and counted: it can hang on a lock that another thread held.
+Others first import the main module, which may take any time, as in the stock pool. Too short kills agents on a machine
+that is short of memory or cores; too long replaces one that hangs late."""
 
 
 class AgentProcess:

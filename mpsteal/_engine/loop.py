@@ -35,8 +35,7 @@ from .._queue.manager import agent_status
 from ..errors import AgentDiedError, AgentStartError, PoolTerminatedError, SegmentFullError, TaskCancelledError
 from .callbacks import CallbackThread
 from .collect import Collector
-from .cpus import usable_cpus
-from .dispatch import Dispatcher, deliver
+from .dispatch import Dispatcher
 from .guard import Guard
 from .health import HELLO_TIMEOUT_S, START_FAILURES_ALLOWED, AgentProcess, interrupts_held, start_process
 from .jobs import Job
@@ -64,6 +63,10 @@ TERM_GRACE_S = 0.2
 
 RETRY_S = 0.001
 """Next try when a dead agent's neighbour held a lock we need."""
+
+HELLO_EVERY_S = 1.0
+"""Time between two looks at forked agents that have not said hello; shorter costs wakes, longer finds one that hangs
+later."""
 
 RELEASE_WAIT_S = 1.0
 """How long the end waits for threads that are ringing before it leaves the descriptors open: too short leaks them for
@@ -96,7 +99,7 @@ class Engine:
         self.broken: BaseException | None = None
         self.owner_pid = os.getpid()
         self.ended = threading.Event()
-        self.callbacks = CallbackThread()
+        self.callbacks = CallbackThread(self)
         self._make_process = make_process
         self.at_exit: Any = None
         self._cancels: deque[tuple[Any, list[bool], Any]] = deque()
@@ -134,7 +137,8 @@ class Engine:
             self._doorbells.append(self._pipe())
         self._wake_r, self._wake_w = self._pipe()
         # With a core to spare the parent's wake-ups take nothing from an agent.
-        self._longest_ring_ns = RING_FIRST_NS if usable_cpus() > n else RING_LAST_NS
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._longest_ring_ns = RING_FIRST_NS if cpus > n else RING_LAST_NS
         self._parent_watch: int | None = None
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
@@ -224,7 +228,7 @@ class Engine:
     def late(self) -> None:
         """The submit raced with the end: if the engine is gone, nobody else will answer."""
         if self.ended.is_set():
-            self._fail_everything(self.broken or PoolTerminatedError("the pool has ended"))
+            self.dispatcher.fail_pending(self.broken or PoolTerminatedError("the pool has ended"))
 
     def poke(self) -> None:
         """Something may have changed that the loop cannot see in `pending` (room in an iterator, input that came)."""
@@ -254,6 +258,8 @@ class Engine:
 
     def cancel(self, sink: Any) -> bool:
         """Withdraw a call that has not started; True means that it never runs. Any thread but the engine's."""
+        if threading.current_thread() is self.thread:
+            raise RuntimeError("a call cannot be cancelled in the pool's own thread, which would have to do it")
         answer: list[bool] = []
         gate = threading.Lock()
         gate.acquire()
@@ -335,13 +341,16 @@ class Engine:
         except BaseException as error:
             logger.exception("mpsteal: the engine failed")
             self.broken = error
-            for agent in self._procs.values():
+            for agent in [*self._procs.values(), *self._dead.values()]:
                 agent.kill_group()
+                agent.close_watch()
                 with contextlib.suppress(Exception):
                     agent.process.join()
+                agent.release()
         finally:
             self._end()
 
+    _hello_due = 0.0
     _silence = LOOK_FIRST_S
     _look_due = 0.0
 
@@ -359,8 +368,8 @@ class Engine:
             due.append(self.guard.due)
         if self._kill_at is not None:
             due.append(self._kill_at)
-        elif self._starting():
-            due.append(now + 1.0)
+        elif self._forks and self._starting():
+            due.append(self._hello_due)
         return max(0.0, min(due) - now) if due else None
 
     def _pace(self) -> None:
@@ -417,7 +426,8 @@ class Engine:
             self._pace()
         if self._dead or self._respawn_at or self._kill_at is not None:
             self._care()
-        if not events:
+        if self._forks and now >= self._hello_due:
+            self._hello_due = now + HELLO_EVERY_S
             self._check_hello()
         if self.guard.due is not None and now >= self.guard.due and self.state <= CLOSING:
             self.guard.start()
@@ -435,8 +445,9 @@ class Engine:
             self.dispatcher.refill()
         self._stuck = not self.dispatcher.flush()
         if self._stuck and not self.dispatcher.pages.live:
-            # Nothing is in flight whose end could make room.
-            self._fail_everything(SegmentFullError("no memory for a page of tasks: the device of the segment is full"))
+            # Nothing has a page whose end could make room.
+            full = SegmentFullError("no memory for a page of tasks: the device of the segment is full")
+            self.dispatcher.fail_unsent(full)
         if self.state >= CLOSING:
             return self._closing()
         return True
@@ -549,34 +560,8 @@ class Engine:
 
     def _fail_everything(self, error: BaseException) -> None:
         """Resolve every pending handle with `error`."""
-        dispatcher = self.dispatcher
-        if dispatcher._carry is not None:
-            sink, dispatcher._carry = dispatcher._carry[3], None
-            deliver(sink, False, error)
-        for page in dispatcher.pages.table:
-            if page is not None:
-                for i, sink in enumerate(page.sinks):
-                    if sink is not None:
-                        page.sinks[i] = None
-                        dispatcher.inflight -= 1
-                        deliver(sink, False, error)
-        adrift = dispatcher.pages.adrift
-        while adrift:
-            dispatcher.inflight -= 1
-            deliver(adrift.popitem()[1], False, error)
-        while True:
-            try:
-                sink, function, _, _ = dispatcher.pending.popleft()
-            except IndexError:  # empty, or another late submitter was faster
-                break
-            if sink is None:
-                function.end(error)
-            else:
-                sink._resolve(False, error)
-        for job in dispatcher.jobs:
-            if not job.ended:
-                job.end(error)
-        dispatcher.jobs.clear()
+        self.dispatcher.fail_sent(error)
+        self.dispatcher.fail_unsent(error)
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -17,11 +17,9 @@ import errno
 import math
 import mmap
 import os
-import tempfile
 import warnings
 from array import array
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from . import layout as L
@@ -64,6 +62,8 @@ def anonymous_files(tag: str, size: int, *, memfd: bool = True) -> Iterator[int]
     if memfd and hasattr(os, "memfd_create"):
         with _next_place():
             yield _sized(os.memfd_create(f"mpsteal-{tag}", os.MFD_CLOEXEC), size)
+    import tempfile  # here: a spawned agent never needs it, and it takes 2 ms to import
+
     for folder in sorted(("/dev/shm", tempfile.gettempdir()), key=_free_bytes, reverse=True):
         with _next_place():
             fd, name = tempfile.mkstemp(prefix="mpsteal-", dir=folder)
@@ -138,7 +138,7 @@ class Segment:
             except OSError as error:
                 if error.errno != errno.ENOMEM or geometry.pages < 2 * FEWEST_PAGES:
                     raise
-                geometry = replace(geometry, pages=geometry.pages // 2)
+                geometry = geometry._replace(pages=geometry.pages // 2)
         words = segment.words
         words[L.MAGIC] = L.MAGIC_VALUE
         for slot in range(geometry.slots):
@@ -168,7 +168,7 @@ class Segment:
                 where = os.path.dirname(_path_of(fd)) or "a temporary file"
                 warnings.warn(f"mpsteal: no memfd here, tasks go through {where}", RuntimeWarning, stacklevel=2)
             return segment
-        raise OSError(errno.ENOSPC, f"no space for a shared segment in memory or {tempfile.gettempdir()}: {refused}")
+        raise OSError(errno.ENOSPC, f"no space for a shared segment in memory or the temporary directory: {refused}")
 
     def reserve(self, offset: int, size: int) -> None:
         """Back a part with memory before anybody writes it; OSError (ENOSPC) when there is none.
@@ -310,8 +310,7 @@ class Pages:
         if page is not None and page.used < self.page_chunks:
             return page
         self.close_current()
-        if not self._warm:
-            self.give_back_read()
+        self.give_back_read()
         if self.live == self.pages:
             return None
         if self._warm:

@@ -8,7 +8,7 @@ segment, those named `*_byte` count bytes. README.md beside this file has the ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # Header words.
 MAGIC, STOP = 0, 1
@@ -44,8 +44,7 @@ INLINE_FUNCTION = -1  # SLOT_FUNCTION: the function is in the payload
 FUNCTION_WORDS = 4  # number, offset, size, whether it serves one job only
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """Sizes of a segment. Tests shrink them until every edge is met."""
 
     slots: int

@@ -11,13 +11,13 @@ EDEADLK by the thousand in a prototype).
 from __future__ import annotations
 
 import fcntl
-import platform
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from .arena import anonymous_file
 
-STORES_ARE_ORDERED = platform.machine().lower() in {"x86_64", "amd64", "i686", "i386"}
+STORES_ARE_ORDERED = os.uname().machine.lower() in {"x86_64", "amd64", "i686", "i386"}
 """On x86 stores become visible in program order and so do loads (Intel SDM vol. 3A, 8.2.2), so publishing data and
 then its index needs no fence there; elsewhere `order()` is one. A flag one side sets and the other tests needs
 `fence()` on every machine."""
@@ -39,7 +39,8 @@ def lock_files(slots: int) -> Iterator[int]:
 
 
 class Locks:
-    """Byte `i` of file `i` is the lock of agent slot `i`; byte `slots` of the last file is never held: the fence.
+    """Byte `i` of file `i` is the lock of agent slot `i`; byte `slots` of the last file is the fence, held
+    by nobody but for a moment when a process sets its locks up.
 
     Args:
         fds: the files, see `lock_files`; one may serve for all.

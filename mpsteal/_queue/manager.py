@@ -126,7 +126,6 @@ def guard_main(
     if parent_watch is not None:
         poll.register(parent_watch, select.POLLIN)
     serving = False
-    code = 0
     while True:
         timeout = SERVE_AFTER_S if not serving else (None if parent_watch is not None else 0.5)
         ready = poll.poll(None if timeout is None else timeout * 1000)
@@ -142,7 +141,7 @@ def guard_main(
             serving = True
             _serve(segment, folder, authkey)
     shutil.rmtree(folder, ignore_errors=True)
-    os._exit(code)
+    os._exit(0)
 
 
 def _keep_only(keep: list[int]) -> list[int]:
@@ -251,7 +250,6 @@ def run_bare(
     segment: Segment, control: int, parent_pid: int, parent_watch: int | None, folder: str, authkey: bytes
 ) -> int:
     """Start the guard in a bare interpreter: no site packages scan, no main module."""
-    from dataclasses import astuple
     from multiprocessing import spawn, util
     from pathlib import Path
 
@@ -262,7 +260,7 @@ def run_bare(
     os.close(key_write)
     code = (
         f"import sys; sys.path.insert(0, {root!r}); from mpsteal._queue.manager import bare_main; "
-        f"bare_main({segment.fd}, {astuple(segment.layout.geometry)!r}, {control}, {parent_pid}, {watch}, {folder!r}, "
+        f"bare_main({segment.fd}, {tuple(segment.layout.geometry)!r}, {control}, {parent_pid}, {watch}, {folder!r}, "
         f"{key_read})"
     )
     executable = os.fsencode(spawn.get_executable() or sys.executable)

@@ -70,7 +70,7 @@ def without_runpy(stderr: str) -> str:
 
 
 def without_leaks_of_stock(stderr: str) -> str:
-    """A stock pool inside a manager sometimes leaves a semaphore behind (seen with forkserver), and its tracker says so."""
+    """A stock pool in a manager leaves a semaphore behind at times (seen with forkserver), and its tracker says so."""
     return re.sub(r"\S+resource_tracker\.py:\d+: UserWarning: resource_tracker: .*\n(  .*\n)?", "", stderr)
 
 

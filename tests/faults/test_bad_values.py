@@ -16,6 +16,7 @@ from typing import Any
 
 import fault_tasks as tasks
 import pytest
+from gates import Gates, pass_gate
 from waiting import agent_pids, wait_idle, wait_until
 
 import mpsteal
@@ -53,6 +54,73 @@ def here() -> str:
 
 
 # -- what cannot be sent ------------------------------------------------------------------
+
+
+class ExitsWhenRead:
+    """Stands in an error's arguments and ends whoever reads it."""
+
+    def __str__(self) -> str:
+        raise SystemExit("read")
+
+    __repr__ = __str__
+
+
+class RefusesUnreadably:
+    def __reduce__(self) -> Any:
+        raise TypeError(ExitsWhenRead())
+
+
+@pytest.mark.parametrize("submit", ["apply_async", "map_async", "imap"])
+def test_refusal_that_cannot_be_read_costs_one_call(pool: mpsteal.Pool, submit: str) -> None:
+    good = [pool.apply_async(tasks.double, (i,)) for i in range(5)]
+    bad: Callable[[], Any]
+    if submit == "apply_async":
+        bad = pool.apply_async(tasks.identity, (RefusesUnreadably(),)).get
+    elif submit == "map_async":
+        bad = pool.map_async(tasks.identity, [RefusesUnreadably()]).get
+    else:
+        bad = pool.imap(tasks.identity, [RefusesUnreadably()]).next
+    good += [pool.apply_async(tasks.double, (i,)) for i in range(5, 10)]
+    with pytest.raises(TypeError):
+        bad()
+    assert [r.get() for r in good] == list(range(0, 20, 2))
+
+
+class WaitsInTheEngine:
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def __reduce__(self) -> Any:
+        return tasks.identity, (self.result.get(),)
+
+
+def test_waiting_where_nobody_could_deliver_is_an_error(pool: mpsteal.Pool, gates: Gates) -> None:
+    """`__reduce__` of an argument runs in the pool's own thread."""
+    gate = gates("held")
+    held = pool.apply_async(pass_gate, (gate, 1))
+    gate.wait_arrived()
+    with pytest.raises(RuntimeError, match="pool's own thread"):
+        pool.apply(tasks.identity, (WaitsInTheEngine(held),))
+    gate.open()
+    assert held.get() == 1
+
+
+def test_fault_of_the_engine_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in the batch that it was making are in no other place."""
+    with mpsteal.Pool(1) as pool:
+        wait_idle(pool)
+        taken = pool._engine.dispatcher._take_pending
+
+        def fail(batch: Any) -> None:
+            taken(batch)
+            if batch.sinks:
+                raise MemoryError("of the engine")
+
+        monkeypatch.setattr(pool._engine.dispatcher, "_take_pending", fail)
+        results = [pool.apply_async(tasks.double, (i,)) for i in range(10)]
+        for result in results:
+            with pytest.raises(MemoryError):
+                result.get()
 
 
 def test_unpicklable_argument_is_told_with_the_place(pool: mpsteal.Pool) -> None:

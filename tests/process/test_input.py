@@ -169,3 +169,27 @@ def test_iterator_read_by_several_threads(open_pool: Open) -> None:
     for thread in threads:
         thread.join()
     assert sorted(got) == list(range(2000))
+
+
+def test_map_reads_its_list_when_it_is_called(open_pool: Open, gates: Gates) -> None:
+    """What the caller does to the list afterwards changes nothing."""
+    pool = open_pool(1)
+    gate = gates("held")
+    held = pool.apply_async(pass_gate, (gate,))
+    gate.wait_arrived()
+    shrinks, grows = list(range(3_000)), list(range(3_000))
+    results = [pool.map_async(tasks.double, items) for items in (shrinks, grows)]
+    del shrinks[100:]
+    grows.append(-1)
+    gate.open()
+    assert [r.get() for r in results] == [list(range(0, 6_000, 2))] * 2
+    held.get()
+
+
+class TenTimes(list[int]):
+    def __iter__(self) -> Iterator[int]:
+        return (10 * x for x in super().__iter__())
+
+
+def test_map_iterates_as_the_input_wants(open_pool: Open) -> None:
+    assert open_pool(1).map(tasks.double, TenTimes([1, 2, 3])) == [20, 40, 60]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib
 import itertools
 from pathlib import Path
@@ -41,9 +40,8 @@ def defaults() -> dict[tuple[str, str], Any]:
                 if name.isupper() and not name.startswith("_") and is_number:
                     found[section, name] = value
     found = {key: value for key, value in found.items() if key not in NOT_TUNABLE}
-    for field in dataclasses.fields(Geometry):
-        if field.name != "slots":
-            found["_queue/layout", field.name.upper()] = field.default
+    for name, default in Geometry._field_defaults.items():
+        found["_queue/layout", name.upper()] = default
     # Kinds of result records are numbered in one go, with a text below: names, not sizes.
     return {key: value for key, value in found.items() if key[0] != "_queue/results"}
 
