@@ -1,7 +1,7 @@
 """Analyse every .py file of the standard library, on mpsteal.Pool and on the stock Pool.
 
-Real input that every machine has, and naturally uneven: a few thousand files whose sizes differ a
-thousandfold. Each is read, tokenised and parsed; functions, branches and the longest function are
+Real input that every machine has, and naturally uneven: some two thousand files whose sizes differ
+a thousandfold. Each is read, tokenised and parsed; functions, branches and the longest function are
 counted. The same job runs on both pools, the results are compared, and the times are printed side
 by side:
 

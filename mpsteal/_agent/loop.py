@@ -161,7 +161,7 @@ class Agent:
                 elif value is None:
                     write_small(chunk, void, 0)
                 else:
-                    self.commit_value(chunk, value, dumps if kind in PLAIN else encoder.dumps)
+                    self.commit_value(chunk, value, dumps if kind in PLAIN else encoder.dumps, flags)
                     value = None
             args = None  # it may be large, and the next chunk may be long in coming
             done += 1
@@ -222,13 +222,15 @@ class Agent:
                     del self.functions[self.job_functions.popleft()]
         return self.functions[number]
 
-    def commit_value(self, chunk: int, value: Any, dumps: Any) -> None:
+    def commit_value(self, chunk: int, value: Any, dumps: Any, flags: int) -> None:
         """Pickle and commit a result; what cannot be pickled becomes `MaybeEncodingError`, as in the stock pool."""
         try:
             payload = dumps(value)
         except BaseException as error:  # a user's `__reduce__`, `sys.exit` in it included
             from multiprocessing import pool as stock
 
+            if flags & L.KIND_MASK >= L.KIND_MAP:
+                value = value[0]  # less the time it took, which is ours
             try:
                 refused = stock.MaybeEncodingError(error, value)  # type: ignore[attr-defined]  # not in typeshed
             except BaseException:  # a user's `__repr__`
