@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from multiprocessing import context, reduction
 from typing import Any, NamedTuple
 
@@ -28,6 +29,22 @@ def _received(duplicate: Any) -> Descriptor:
     return Descriptor(duplicate.detach())
 
 
+PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h."""
+
+_prctl: Any = None
+
+
+def load_prctl() -> None:
+    """To be called before agents are forked: they inherit the function, and need not load it each for itself."""
+    global _prctl
+    if _prctl is None and sys.platform == "linux":
+        with contextlib.suppress(ImportError, OSError, AttributeError):
+            import ctypes
+
+            _prctl = ctypes.CDLL(None).prctl
+
+
 class AgentSpec(NamedTuple):
     """Everything an agent is told.
 
@@ -36,6 +53,8 @@ class AgentSpec(NamedTuple):
         doorbell: read end of its own doorbell.
         bells: write ends of all agents' doorbells, by slot.
         parent_pid, parent_watch: the pool's process; `parent_watch` is a pidfd that is readable once it is dead.
+        dies_with_starter: whether the kernel may kill it when the thread that started it ends: that thread lives as
+            long as the pool may.
         inherited: the parent's `Segment`, if this process is a fork.
         max_tasks: chunks after which the agent leaves, or None.
     """
@@ -52,6 +71,7 @@ class AgentSpec(NamedTuple):
     initializer: Any
     initargs: tuple[Any, ...]
     max_tasks: int | None
+    dies_with_starter: bool = False
     inherited: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -69,6 +89,9 @@ def agent_main(spec: AgentSpec) -> None:
         with contextlib.suppress(ValueError):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if spec.dies_with_starter and _prctl is not None:
+        # Until the Manager is there nobody else would end an agent that is inside a task.
+        _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     from .loop import Agent
 
     Agent(spec).run()

@@ -25,7 +25,7 @@ from multiprocessing import context as mp_context
 from multiprocessing import forkserver
 from typing import Any
 
-from .._agent.launch import AgentSpec, Descriptor
+from .._agent.launch import AgentSpec, Descriptor, load_prctl
 from .._policy.stealing import steal_point
 from .._queue import layout as L
 from .._queue.arena import Segment
@@ -155,6 +155,8 @@ class Engine:
         self._forks = method == "fork"
         if method == "forkserver":
             forkserver.ensure_running()  # before any start holds signals back: the server would keep that for ever
+        if self._forks:
+            load_prctl()
         for slot in range(n):
             self._start_agent(slot)
         self.selector = selectors.DefaultSelector()
@@ -195,6 +197,7 @@ class Engine:
             initializer=self._initializer,
             initargs=self._initargs,
             max_tasks=self._max_tasks,
+            dies_with_starter=self._forks and threading.current_thread() in (threading.main_thread(), self.thread),
             inherited=self.segment if self._forks else None,
         )
         with interrupts_held():  # until it is known: a Ctrl-C in between would leave an agent nobody ends
@@ -372,6 +375,12 @@ class Engine:
             due.append(self._hello_due)
         return max(0.0, min(due) - now) if due else None
 
+    def _has_long_task(self, now: float) -> bool:
+        """Whether an agent is inside a task for longer than a look's time: it does not watch the parent meanwhile."""
+        words, layout, before = self.words, self.segment.layout, int((now - LOOK_FIRST_S) * 1e9)
+        bases = map(layout.agent, self._procs)
+        return any(0 < words[b + L.STARTED_NS] < before and not words[b + L.PARKED] for b in bases)
+
     def _pace(self) -> None:
         """Tell the agents when to ring again."""
         if not self.dispatcher.inflight:
@@ -429,7 +438,7 @@ class Engine:
         if self._forks and now >= self._hello_due:
             self._hello_due = now + HELLO_EVERY_S
             self._check_hello()
-        if self.guard.due is not None and now >= self.guard.due and self.state <= CLOSING:
+        if self.guard.due is not None and self.state <= CLOSING and (now >= self.guard.due or self._has_long_task(now)):
             self.guard.start()
         if self.collector.init_error is not None and self.broken is None:
             self._break(self.collector.init_error)

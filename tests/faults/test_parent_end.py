@@ -250,6 +250,51 @@ gates[0].wait()
         wait_until(lambda: not [p for p in parent.family if _runs(p)], "all gone", 4.0)
 
 
+@pytest.mark.parametrize("start_method", ["fork"])
+@pytest.mark.parametrize("where", ["main", "engine"])
+def test_parent_killed_before_the_manager_came(run: Run, gates: Gates, where: str) -> None:
+    """A forked agent inside a task is ended by the kernel, whichever thread has started it."""
+    text = """
+import mpsteal._engine.loop
+mpsteal._engine.guard.FORK_AFTER_S = 1000
+mpsteal._engine.loop.Engine._has_long_task = lambda *_: False
+pool = mpsteal.Pool(2, context=context)
+if sys.argv[2].endswith("engine"):
+    for process in pool._pool:
+        os.kill(process.pid, signal.SIGKILL)
+results = [pool.apply_async(tasks.arrive_and_compute, gates[:1]) for _ in range(2)]
+gates[1].wait()
+assert not pool._engine.guard.pid
+"""
+    started, ready = gates(f"started in {where}"), gates("ready")
+    with run(text, started, ready) as parent:
+        started.wait_arrived(2)
+        ready.wait_arrived()
+        parent.meet_family()
+        os.kill(parent.process.pid, signal.SIGKILL)
+        parent.wait(20)
+        wait_until(lambda: not [p for p in parent.family if _runs(p)], "all gone", 4.0)
+
+
+def test_pool_outlives_the_thread_that_made_it(run: Run, gates: Gates) -> None:
+    """Then the kernel must not end the agents with that thread."""
+    text = """
+pools = []
+maker = threading.Thread(target=lambda: pools.append(mpsteal.Pool(2, context=context)))
+maker.start()
+maker.join()
+pid = pools[0].apply(os.getpid)
+time.sleep(0.1)  # the kernel's signal would have come by now
+assert pid in [p.pid for p in pools[0]._pool]
+assert pools[0].map(tasks.double, range(100)) == list(range(0, 200, 2))
+assert not [p for p in pools[0]._pool if p.exitcode is not None]
+pools[0].terminate()
+"""
+    with run(text) as parent:
+        assert parent.wait() == 0, parent.errors
+        assert parent.errors == ""
+
+
 def test_parent_and_manager_killed_together(run: Run, gates: Gates) -> None:
     """Agents between tasks watch the parent themselves; nothing but the folder may stay."""
     text = """

@@ -20,6 +20,7 @@ CONFIG: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text())
 
 NOT_TUNABLE = {
     ("_agent/loop", "EXIT_BROKEN"),  # an exit code
+    ("_agent/launch", "PR_SET_PDEATHSIG"),  # a number of the kernel's
     ("_engine/validate", "SETTLE_S"),  # an alarm of a check that only tests run
 }
 
