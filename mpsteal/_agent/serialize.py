@@ -33,10 +33,18 @@ def is_by_reference(function: Any) -> bool:
     return kind in _BY_REFERENCE
 
 
+class BufferLostError(MemoryError):
+    """An encoder's buffer is gone: `io.BytesIO` loses its content when it finds no memory to grow."""
+
+
 class Encoder:
     """A buffer and a pickler that writes into it, one object after the other."""
 
     def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Start over with a buffer and a pickler of no past."""
         self.buffer = io.BytesIO()
         self.pickler = ForkingPickler(self.buffer, PROTOCOL)
 
@@ -45,6 +53,15 @@ class Encoder:
         self.buffer.seek(0)
         self.buffer.truncate()
 
+    def forget_from(self, start: int) -> None:
+        """Drop an object that was half-written at `start`. Raises `BufferLostError` when nothing is left at all."""
+        self.pickler.clear_memo()
+        try:
+            self.buffer.seek(start)
+            self.buffer.truncate()
+        except ValueError:
+            raise BufferLostError from None
+
     def dumps(self, value: Any) -> bytes:
         """One object as bytes of its own."""
         start = self.buffer.tell()
@@ -52,9 +69,10 @@ class Encoder:
             self.pickler.dump(value)
             return self.buffer.getvalue()[start:]
         finally:
-            self.pickler.clear_memo()
-            self.buffer.seek(start)
-            self.buffer.truncate()
+            try:
+                self.forget_from(start)
+            except BufferLostError:
+                self.renew()
 
 
 def describe(error: BaseException) -> str:

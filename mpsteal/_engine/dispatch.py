@@ -15,7 +15,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from .._agent.serialize import Encoder, is_by_reference
+from .._agent.serialize import BufferLostError, Encoder, is_by_reference
 from .._policy.placement import split_evenly, split_range
 from .._queue import layout as L
 from .._queue.arena import Blocks, Functions, Page, Pages, Segment
@@ -120,10 +120,12 @@ class Dispatcher:
                     self._take_job(job, batch)
             if not batch.is_full:
                 self._take_pending(batch)
+        except BufferLostError:
+            self._fail_batch(batch, MemoryError("no memory to pickle what was submitted together with this call"))
+            self.encoder.renew()
+            return True
         except BaseException as error:
-            # A fault of ours, or no memory: those in the batch are nowhere else, and somebody waits for them (I2).
-            for sink in sinks:
-                deliver(sink, False, error)
+            self._fail_batch(batch, error)
             raise
         if sinks:
             first = self.pages.append(page, batch.slots, self.encoder.buffer.getbuffer(), sinks)
@@ -135,6 +137,13 @@ class Dispatcher:
         if batch.is_full:
             self.pages.close_current()
         return bool(sinks) or batch.is_full or batch.refused > 0 or len(self.pending) != pending_before
+
+    def _fail_batch(self, batch: Batch, error: BaseException) -> None:
+        """Those in the batch are nowhere else, and somebody waits for them (I2)."""
+        for sink in batch.sinks:
+            deliver(sink, False, error)
+        for _, offset, size in batch.blocks:
+            self.blocks.free(offset, size)
 
     def _take_pending(self, batch: Batch) -> None:
         """Pickle submitted calls until the batch has enough or its slab is full."""
@@ -183,11 +192,9 @@ class Dispatcher:
                     dump((function, args))
                     flags = L.KIND_CALL
             except BaseException as error:
-                clear()
-                buffer.seek(start)
-                buffer.truncate()
                 sink._refuse(error, function)
                 batch.refused += 1
+                self.encoder.forget_from(start)
                 continue
             clear()
             end = tell()
@@ -237,13 +244,11 @@ class Dispatcher:
             try:
                 dump(payload if number >= 0 else (function, payload))
             except BaseException as error:
-                clear()
-                buffer.seek(start)
-                buffer.truncate()
                 job.finished += 1
                 batch.refused += 1
                 allowed -= 1
                 job.sink.deliver(index, False, explain_pickling(error, function, job.site))
+                self.encoder.forget_from(start)
                 continue
             clear()
             allowed -= 1

@@ -86,6 +86,35 @@ def test_refusal_that_cannot_be_read_costs_one_call(pool: mpsteal.Pool, submit: 
     assert [r.get() for r in good] == list(range(0, 20, 2))
 
 
+class LosesTheBuffer:
+    """What a pickler meets when the memory is short: `io.BytesIO` cannot grow, and then it is closed."""
+
+    def __init__(self, pool: mpsteal.Pool) -> None:
+        self.pool = pool
+
+    def __reduce__(self) -> Any:
+        self.pool._engine.dispatcher.encoder.buffer.close()
+        raise MemoryError("short")
+
+
+@pytest.mark.parametrize("by_map", [False, True], ids=["apply_async", "map_async"])
+def test_no_memory_to_pickle_costs_only_that_batch(pool: mpsteal.Pool, by_map: bool) -> None:
+    results: list[Any] = [pool.apply_async(tasks.double, (i / 2,)) for i in range(5)]
+    bad: Any
+    if by_map:
+        bad = pool.map_async(tasks.identity, [LosesTheBuffer(pool)])
+    else:
+        bad = pool.apply_async(tasks.identity, (LosesTheBuffer(pool),))
+    results += [pool.apply_async(tasks.double, (i / 2,)) for i in range(5)]
+    with pytest.raises(MemoryError, match="short"):
+        bad.get()
+    for i, result in enumerate(results):
+        try:
+            assert result.get() == i % 5
+        except MemoryError as error:
+            assert "submitted together" in str(error)
+
+
 class WaitsInTheEngine:
     def __init__(self, result: Any) -> None:
         self.result = result

@@ -210,3 +210,18 @@ class TestErrors:
     def test_reducers_hold_for_errors(self, reducer: None) -> None:
         error = travel(ValueError(Secret("x")))
         assert error.args == ("reduced x",)
+
+
+def test_encoder_survives_a_lost_buffer() -> None:
+    """`io.BytesIO` is closed when it finds no memory to grow."""
+    encoder = Encoder()
+
+    class Loses:
+        def __reduce__(self) -> Any:
+            encoder.buffer.close()
+            raise MemoryError
+
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            encoder.dumps(Loses())
+        assert pickle.loads(encoder.dumps([1, 2])) == [1, 2]
