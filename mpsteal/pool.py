@@ -241,7 +241,7 @@ class Pool:
         frame = sys._getframe(1)
         result._site = (frame.f_code, frame.f_lasti)
         result._done = False
-        result._waiters = None
+        result._waited = False
         result._success = False
         result._value = None
         engine = self._engine

@@ -1,18 +1,17 @@
 """Handles that the Pool gives out: `AsyncResult`, `MapResult`, `IMapIterator`, `IMapUnorderedIterator`.
 
-Resolved once by the engine (or the callback thread), waited for by anybody. A handle has no lock of its own: the
-engine stores the value, then `_done`, then looks for waiters; a waiter adds itself, then looks at `_done`. The
-interpreter runs those steps in some order, so one side sees the other.
+Resolved once by the engine (or the callback thread), waited for by anybody. There is no lock: the engine stores the
+value, then `_done`, then looks at `_waited`, then for waiters; a waiter puts itself on the engine's list, then sets
+`_waited`, then looks at `_done`. The interpreter runs those steps in some order, so one side sees the other.
 
-The engine takes no lock that a waiting thread takes: a signal handler may interrupt that thread while it holds one, and
-wait for a result itself.
+A lock would not do: a signal handler may interrupt the thread that holds it, and wait for a result that needs another
+thread (the engine, a feeder) which waits for that lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import threading
 import time
 import types
@@ -27,25 +26,15 @@ from ._policy.chunking import CHUNK_NS, MapCutter
 if TYPE_CHECKING:
     from .pool import Pool
 
-_registration = threading.RLock()  # reentrant: a signal handler may wait for a result too
-
-
-def _renew_registration() -> None:
-    """In a forked child: the thread that held it does not exist here."""
-    global _registration
-    _registration = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_renew_registration)
-
 
 class _Waitable:
     """Something that threads wait for."""
 
-    __slots__ = ("__weakref__", "_pool", "_waiters")
+    __slots__ = ("__weakref__", "_pool", "_waited")
 
     _pool: Pool | None
-    _waiters: list[Any] | None
+    _waited: bool
+    """Whether any thread may be waiting; false tells the engine that it need not look."""
 
     def _is_done(self) -> bool:
         """Whether there is nothing to wait for."""
@@ -66,32 +55,30 @@ class _Waitable:
                     "a result cannot be waited for in the pool's own thread, which has to deliver it: a `__reduce__`, "
                     "`__setstate__` or `__del__` may not wait"
                 )
-        gate = threading.Lock()
-        gate.acquire()
-        if self._waiters is None:
-            with _registration:  # among waiters only
-                if self._waiters is None:
-                    self._waiters = []
-        waiters: list[Any] = self._waiters
-        waiters.append(gate)
-        try:
-            if not self._is_done() and pool is not None:
-                pool._engine.waiting(+1)
-                try:
+            gate = threading.Lock()
+            gate.acquire()
+            entry = (self, gate)
+            waiting = pool._engine.waiting
+            try:
+                waiting.append(entry)
+                self._waited = True
+                if not self._is_done():
+                    pool._engine.set_pace()
                     gate.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-                finally:
-                    pool._engine.waiting(-1)
-        finally:
-            with contextlib.suppress(ValueError):
-                waiters.remove(gate)  # timed out: a caller who polls must not pile up gates
+            finally:
+                with contextlib.suppress(ValueError):
+                    waiting.remove(entry)  # timed out, or interrupted
+                pool._engine.set_pace()
         return self._is_done()
 
-    def _wake_waiters(self) -> None:
-        waiters = self._waiters
-        while waiters:
-            # Somebody who timed out may be faster.
-            with contextlib.suppress(IndexError):
-                waiters.pop().release()
+    def _wake_waiters(self, waiting: list[Any]) -> None:
+        """Engine: let those go who are on the list for this."""
+        self._waited = False
+        for entry in tuple(waiting):
+            if entry[0] is self:
+                with contextlib.suppress(ValueError):  # it timed out meanwhile
+                    waiting.remove(entry)
+                    entry[1].release()
 
 
 class AsyncResult(_Waitable):
@@ -114,7 +101,7 @@ class AsyncResult(_Waitable):
         self._callbacks = (callback, error_callback) if callback or error_callback else None
         self._site = site
         self._done = False
-        self._waiters = None
+        self._waited = False
         self._success = False
         self._value: Any = None
 
@@ -179,9 +166,9 @@ class AsyncResult(_Waitable):
         self._success = ok
         self._value = value
         self._done = True
-        self._pool = self._callbacks = None
-        if self._waiters:
-            self._wake_waiters()
+        pool, self._pool, self._callbacks = self._pool, None, None
+        if self._waited and pool is not None:
+            self._wake_waiters(pool._engine.waiting)
 
     def _refuse(self, error: BaseException, function: Any) -> None:
         """Engine: the call could not be pickled."""
@@ -273,7 +260,7 @@ class IMapIterator(_Waitable):
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._waiters = None
+        self._waited = False
         self._items: deque[tuple[bool, Any]] = deque()
         self._early: dict[int, tuple[bool, Any]] = {}
         self._count: int | None = None
@@ -362,7 +349,7 @@ class IMapIterator(_Waitable):
             items.append(early.pop(index))
             index += 1
         self._given = index
-        if self._waiters or index == self._count:
+        if self._waited or index == self._count:
             self._announce()
 
     def input_ended(self, count: int, error: BaseException | None) -> None:
@@ -371,11 +358,12 @@ class IMapIterator(_Waitable):
         self._announce()
 
     def _announce(self) -> None:
+        pool = self._pool
         if self._given == self._count:
             self._exhausted = True
             self._pool = None
-        if self._waiters:
-            self._wake_waiters()
+        if self._waited and pool is not None:
+            self._wake_waiters(pool._engine.waiting)
 
 
 class IMapUnorderedIterator(IMapIterator):
@@ -385,7 +373,7 @@ class IMapUnorderedIterator(IMapIterator):
         """A chunk is finished."""
         self._given += 1
         self._items.append((ok, value))
-        if self._waiters or self._given == self._count:
+        if self._waited or self._given == self._count:
             self._announce()
 
 

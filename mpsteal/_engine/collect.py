@@ -19,7 +19,8 @@ logger = logging.getLogger("mpsteal")
 class Collector:
     """Reads the rings and resolves whoever waits for a chunk."""
 
-    def __init__(self, segment: Segment, locks: Locks, dispatcher: Dispatcher, agents: int) -> None:
+    def __init__(self, segment: Segment, locks: Locks, dispatcher: Dispatcher, agents: int, waiting: list[Any]) -> None:
+        self.waiting = waiting
         self.words, self.layout = segment.words, segment.layout
         self.dispatcher = dispatcher
         self.readers = [R.ResultReader(segment, slot, locks) for slot in range(agents)]
@@ -38,7 +39,7 @@ class Collector:
             return sum([self._collect(slot, waking) for slot in slots])
         finally:
             for sink in waking:
-                sink._wake_waiters()
+                sink._wake_waiters(self.waiting)
 
     def _collect(self, slot: int, waking: list[Any]) -> int:
         reader = self.readers[slot]
@@ -109,7 +110,7 @@ class Collector:
                 sink._value = value
                 sink._done = True
                 sink._pool = None
-                if sink._waiters:
+                if sink._waited:
                     waking.append(sink)
             else:
                 sink._resolve(ok, value)

@@ -105,10 +105,11 @@ class Engine:
         self._cancels: deque[tuple[Any, list[bool], Any]] = deque()
         self._initializer, self._initargs, self._max_tasks = initializer, initargs, max_tasks
         self._close_asked = self._terminate_asked = False
-        self._waiters = 0
-        self._callers_lock = threading.RLock()
-        """Among callers; the engine takes it only at its very end, and not for long. Reentrant, since signal handlers
-        and finalizers come here too, and one that waits for a result may have interrupted a holder."""
+        self.waiting: list[Any] = []
+        """`(handle, gate)` of every thread that waits for a result. Here and below callers and the engine share only
+        what the interpreter changes in one step, and no lock: see `results.py`."""
+        self._ringing: list[object] = []
+        """One for each thread that is about to write to the wake pipe, which is not closed under its hands."""
         self._fds: list[int] = []
         self._cleanup = contextlib.ExitStack()
         self.thread = threading.Thread(target=self._run, name="mpsteal-engine", daemon=True)
@@ -145,7 +146,7 @@ class Engine:
                 self._parent_watch = self._own(os.pidfd_open(os.getpid()))
         self.dispatcher = Dispatcher(self.segment, self.locks, self.deques, [w for _, w in self._doorbells], n)
         self.pending = self.dispatcher.pending
-        self.collector = Collector(self.segment, self.locks, self.dispatcher, n)
+        self.collector = Collector(self.segment, self.locks, self.dispatcher, n, self.waiting)
         self._failures_in_row = 0
         self._last_failure = 0.0
         self._dead: dict[int, AgentProcess] = {}
@@ -242,17 +243,16 @@ class Engine:
     def wake(self) -> None:
         """Make the loop look."""
         sleep = self.asleep
-        with self._callers_lock:  # so that the descriptor is not closed, and perhaps used again, under our hands
+        me = object()
+        try:
+            self._ringing.append(me)
             if self.state < ENDED:
                 with contextlib.suppress(BlockingIOError):
                     os.write(self._wake_w, b"w")
+        finally:
+            with contextlib.suppress(ValueError):  # a signal handler raised before it was there
+                self._ringing.remove(me)
         sleep.clear()  # only now: who is interrupted before has not rung
-
-    def waiting(self, change: int) -> None:
-        """A thread begins (+1) or ends (-1) to wait for a result; agents report sooner while any does."""
-        with self._callers_lock:
-            self._waiters += change
-        self._set_pace()
 
     def polled(self) -> None:
         """A thread asks whether a result is there: as urgent as to wait for it, until the next look."""
@@ -388,11 +388,12 @@ class Engine:
         elif self._ring_ns < self._longest_ring_ns:
             self._ring_ns *= 2
         self.words[L.LOOKED_NS] = time.monotonic_ns()
-        self._set_pace()
+        self.set_pace()
 
-    def _set_pace(self) -> None:
+    def set_pace(self) -> None:
+        """Agents report sooner while any thread waits for a result. Any thread."""
         with contextlib.suppress(ValueError):  # the segment is gone
-            self.words[L.RING_AFTER_NS] = self._ring_ns if self._waiters else RING_LAST_NS
+            self.words[L.RING_AFTER_NS] = self._ring_ns if self.waiting else RING_LAST_NS
 
     _ring_ns = RING_FIRST_NS
     _stuck = False
@@ -624,13 +625,13 @@ class Engine:
 
     def _release(self) -> None:
         self._cleanup.close()
-        # A thread that rings holds this lock, for a microsecond unless a signal handler came in between: one that
-        # waits for our end must not wait for ever. Its descriptors stay open then: better than to ring a stranger.
-        if self._callers_lock.acquire(timeout=RELEASE_WAIT_S):
-            try:
-                for fd in self._fds:
-                    with contextlib.suppress(OSError):
-                        os.close(fd)
-                self._fds.clear()
-            finally:
-                self._callers_lock.release()
+        # A thread rings within a microsecond, unless a signal handler came in between that waits for our end. Its
+        # descriptors stay open then: better than to ring a stranger.
+        deadline = time.monotonic() + RELEASE_WAIT_S
+        while self._ringing and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if not self._ringing:
+            for fd in self._fds:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            self._fds.clear()

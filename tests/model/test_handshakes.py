@@ -234,7 +234,7 @@ def full_ring(world: World, results: int, *, fence_works: bool = True) -> Check:
     dispatcher: Any = ModelDispatcher(scene)
     dispatcher.blocks, dispatcher.inflight = None, results
     dispatcher.pages = SimpleNamespace(find=lambda _: page, page_chunks=results)
-    collector = Collector(segment, scene.locks, dispatcher, 1)  # type: ignore[arg-type]
+    collector = Collector(segment, scene.locks, dispatcher, 1, [])  # type: ignore[arg-type]
     got: list[int] = []
 
     def agent_body() -> None:

@@ -86,7 +86,7 @@ def test_terminate_wakes_every_waiter(open_pool: Open, gates: Gates) -> None:
     threads = [threading.Thread(target=wait) for _ in range(5)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: result._waiters and len(result._waiters) == 5, "five threads waiting")
+    wait_until(lambda: len(pool._engine.waiting) == 5, "five threads waiting")
     pool.terminate()
     for thread in threads:
         thread.join(PROMPT_S)
@@ -135,22 +135,16 @@ def test_signal_handler_may_use_the_pool(open_pool: Open) -> None:
     assert set(got) == {42}
 
 
-class Interrupting:
-    """A lock whose first use is interrupted, as by a signal, before it is taken."""
+class Interrupting(list[object]):
+    """A list whose first use is interrupted, as by a signal, when nothing has happened yet."""
 
-    def __init__(self, lock: Any, handler: Callable[[], None]) -> None:
-        self.lock, self.handlers = lock, [handler]
+    def __init__(self, handler: Callable[[], None]) -> None:
+        self.handlers = [handler]
 
-    def __enter__(self) -> None:
+    def append(self, item: object) -> None:
         if self.handlers:
             self.handlers.pop()()
-        self.lock.acquire()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.lock.release()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.lock, name)
+        super().append(item)
 
 
 def test_signal_handler_between_waking_and_ringing(open_pool: Open) -> None:
@@ -159,11 +153,19 @@ def test_signal_handler_between_waking_and_ringing(open_pool: Open) -> None:
     wait_idle(pool)
     wait_until(lambda: pool._engine.asleep and pool._engine.guard.pid, "the engine asleep")
     got: list[int] = []
-    pool._engine._callers_lock = Interrupting(  # type: ignore[assignment]
-        pool._engine._callers_lock, lambda: got.append(pool.apply(tasks.double, (21,)))
-    )
+    pool._engine._ringing = Interrupting(lambda: got.append(pool.apply(tasks.double, (21,))))
     assert pool.apply(tasks.double, (4,)) == 8
     assert got == [42]
+
+
+def test_signal_handler_needs_another_thread_of_the_pool(open_pool: Open) -> None:
+    """The feeder of its `imap` rings, too, and may not wait for the ringing that the handler interrupted."""
+    pool = open_pool(1)
+    wait_idle(pool)
+    got: list[int] = []
+    pool._engine._ringing = Interrupting(lambda: got.extend(pool.imap(tasks.double, iter(range(6)))))
+    assert pool.apply(tasks.double, (4,)) == 8
+    assert got == [0, 2, 4, 6, 8, 10]
 
 
 def test_handler_that_raises_before_the_ring(open_pool: Open) -> None:
@@ -175,7 +177,7 @@ def test_handler_that_raises_before_the_ring(open_pool: Open) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    pool._engine._callers_lock = Interrupting(pool._engine._callers_lock, interrupt)  # type: ignore[assignment]
+    pool._engine._ringing = Interrupting(interrupt)
     with pytest.raises(KeyboardInterrupt):
         pool.apply_async(tasks.double, (4,))
     assert pool.apply(tasks.double, (4,)) == 8
