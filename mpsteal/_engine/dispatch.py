@@ -492,15 +492,15 @@ def deliver(sink: Any, ok: bool, value: Any) -> None:
 def explain_pickling(error: BaseException, function: Any, site: Any) -> BaseException:
     """The same error with the function's name and the place of the submit added to its message.
 
-    The type stays what the stock pool raises (`PicklingError`, `AttributeError`, `TypeError`); other types are
-    passed on as they are.
+    The type stays what the stock pool raises (`PicklingError`, `AttributeError`, `TypeError`). Other types, which may
+    not take a message, stay as they are and have it as their cause.
     """
-    if type(error) not in (pickle.PicklingError, AttributeError, TypeError):
-        return error
+    text = f"the call of {name_of(function)}{where(site)} cannot be pickled, so it was not sent to an agent"
     try:
-        told = type(error)(
-            f"{error} -- the call of {name_of(function)}{where(site)} cannot be pickled, so it was not sent to an agent"
-        )
+        if type(error) not in (pickle.PicklingError, AttributeError, TypeError):
+            error.__cause__ = error.__cause__ or pickle.PicklingError(text)
+            return error
+        told = type(error)(f"{error} -- {text}")
     except BaseException:  # a user's `__str__`
         return error
     told.__cause__ = error

@@ -86,6 +86,19 @@ def test_refusal_that_cannot_be_read_costs_one_call(pool: mpsteal.Pool, submit: 
     assert [r.get() for r in good] == list(range(0, 20, 2))
 
 
+class RefusesWithValueError:
+    def __reduce__(self) -> Any:
+        raise ValueError("of mine")
+
+
+def test_refusal_of_another_type_has_the_place_as_its_cause(pool: mpsteal.Pool) -> None:
+    place, bad = here(), pool.apply_async(tasks.identity, (RefusesWithValueError(),))
+    with pytest.raises(ValueError, match="of mine") as caught:
+        bad.get()
+    assert place in str(caught.value.__cause__)
+    assert "identity" in str(caught.value.__cause__)
+
+
 class LosesTheBuffer:
     """What a pickler meets when the memory is short: `io.BytesIO` cannot grow, and then it is closed."""
 
