@@ -11,7 +11,7 @@ from .._queue import layout as L
 from .._queue import results as R
 from .._queue.arena import Segment
 from .._queue.locks import Locks
-from .dispatch import Dispatcher, deliver
+from .dispatch import Dispatcher
 
 logger = logging.getLogger("mpsteal")
 
@@ -134,9 +134,7 @@ class Collector:
         if sink is None:
             return False
         dispatcher.inflight -= 1
-        deliver(sink, ok, value)
-        if type(sink) is tuple:
-            dispatcher.job_maybe_done(sink[0])
+        dispatcher.settle(sink, ok, value)
         return True
 
     def is_pending(self, chunk: int) -> bool:

@@ -141,9 +141,15 @@ class Dispatcher:
     def _fail_batch(self, batch: Batch, error: BaseException) -> None:
         """Those in the batch are nowhere else, and somebody waits for them (I2)."""
         for sink in batch.sinks:
-            deliver(sink, False, error)
+            self.settle(sink, False, error)
         for _, offset, size in batch.blocks:
             self.blocks.free(offset, size)
+
+    def settle(self, sink: Any, ok: bool, value: Any) -> None:
+        """`deliver` one result away from the others, and see whether its job is over with it."""
+        deliver(sink, ok, value)
+        if type(sink) is tuple:
+            self.job_maybe_done(sink[0])
 
     def _take_pending(self, batch: Batch) -> None:
         """Pickle submitted calls until the batch has enough or its slab is full."""

@@ -10,6 +10,7 @@ import inspect
 import multiprocessing
 import os
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 from gates import Gates, pass_gate
-from waiting import agent_pids, wait_idle, wait_until
+from waiting import ALARM_S, agent_pids, wait_idle, wait_until
 
 import mpsteal
 
@@ -126,6 +127,30 @@ def test_no_memory_to_pickle_costs_only_that_batch(pool: mpsteal.Pool, by_map: b
             assert result.get() == i % 5
         except MemoryError as error:
             assert "submitted together" in str(error)
+
+
+def test_no_memory_to_pickle_leaves_no_job_behind() -> None:
+    """A map that ended in the batch that is lost, too, is over: the pool closes."""
+    submitted = threading.Event()
+
+    class WaitsForTheOthers:
+        def __reduce__(self) -> Any:
+            assert submitted.wait(ALARM_S)
+            return int, ()
+
+    with mpsteal.Pool(1) as pool:
+        wait_idle(pool)
+        lost = [
+            pool.apply_async(tasks.identity, (WaitsForTheOthers(),)),
+            pool.map_async(tasks.double, [0.5, 1.5], 1),
+            pool.apply_async(tasks.identity, (LosesTheBuffer(pool),)),
+        ]
+        submitted.set()
+        for result in lost:
+            with pytest.raises(MemoryError):
+                result.get()
+        pool.close()
+        pool.join()
 
 
 class WaitsInTheEngine:
