@@ -55,6 +55,7 @@ class AgentSpec(NamedTuple):
         parent_pid, parent_watch: the pool's process; `parent_watch` is a pidfd that is readable once it is dead.
         dies_with_starter: whether the kernel may kill it when the thread that started it ends: that thread lives as
             long as the pool may.
+        owners_are_fenced: whether agents may take chunks without their locks, see `_queue/barrier.py`.
         inherited: the parent's `Segment`, if this process is a fork.
         max_tasks: chunks after which the agent leaves, or None.
     """
@@ -71,6 +72,7 @@ class AgentSpec(NamedTuple):
     initializer: Any
     initargs: tuple[Any, ...]
     max_tasks: int | None
+    owners_are_fenced: bool
     dies_with_starter: bool = False
     inherited: Any = None
 

@@ -24,6 +24,7 @@ from .._policy.stealing import steal_point, victims
 from .._queue import layout as L
 from .._queue import results as R
 from .._queue.arena import Segment, read_function
+from .._queue.barrier import load_barrier, register
 from .._queue.deque import EMPTY, RETRY, STOLEN, Deques
 from .._queue.locks import Locks
 from .launch import AgentSpec
@@ -56,7 +57,15 @@ class Agent:
         # A forked agent has the mapping already; a second one would double its address space.
         self.segment = spec.inherited or Segment(spec.segment.fd, L.Layout(spec.geometry))
         self.words = self.segment.words
-        self.locks = Locks([lock.fd for lock in spec.locks], spec.geometry.slots)
+        barrier = load_barrier() if spec.owners_are_fenced else None
+        if spec.owners_are_fenced and barrier is None:
+            raise RuntimeError("membarrier() works in the pool's process and not in its agent: what forbids it here?")
+        self.locks = Locks(
+            [lock.fd for lock in spec.locks],
+            spec.geometry.slots,
+            barrier,
+            owner_is_fenced=barrier is not None and register(),
+        )
         self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point)
         self.take = self.deques.make_take(self.slot)
         self.base = self.segment.layout.agent(self.slot)

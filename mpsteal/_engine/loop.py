@@ -29,6 +29,7 @@ from .._agent.launch import AgentSpec, Descriptor, load_prctl
 from .._policy.stealing import steal_point
 from .._queue import layout as L
 from .._queue.arena import Segment
+from .._queue.barrier import load_barrier
 from .._queue.deque import Deques
 from .._queue.locks import Locks, lock_files
 from .._queue.manager import agent_status
@@ -130,7 +131,9 @@ class Engine:
         self._cleanup.callback(self.segment.close)
         self.words = self.segment.words
         self._lock_fds = [self._own(fd) for fd in lock_files(n)]
-        self.locks = Locks(self._lock_fds, n)
+        barrier = load_barrier()
+        self._owners_are_fenced = barrier is not None
+        self.locks = Locks(self._lock_fds, n, barrier)
         self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point)
         self._results, self._doorbells = [], []
         for _ in range(n):
@@ -198,6 +201,7 @@ class Engine:
             initializer=self._initializer,
             initargs=self._initargs,
             max_tasks=self._max_tasks,
+            owners_are_fenced=self._owners_are_fenced,
             dies_with_starter=self._forks and threading.current_thread() in (threading.main_thread(), self.thread),
             inherited=self.segment if self._forks else None,
         )

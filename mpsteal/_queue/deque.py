@@ -5,9 +5,13 @@
                               +--steal (upper half of the last range)--> loot register of the thief
 
 The parent is the only writer of a ring's tail index and of entries beyond it, so pushing needs no lock and can block
-nobody (nor be blocked by an agent that is stopped while it holds one). Owner and thieves change `lo`, `hi`, the head
-index and the loot register under the lock of the agent they belong to. A thief keeps what it stole in its own loot
-register, never in a ring: so a ring has one producer.
+nobody (nor be blocked by an agent that is stopped while it holds one). Only the owner moves `lo` and the head index,
+only thieves (and a cancel) move `hi`, under the owner's lock. A thief keeps what it stole in its own loot register,
+never in a ring: so a ring has one producer.
+
+The owner takes its lock for the first chunk of a range. For the others it has none where thieves can fence for both
+(`barrier.py`): it claims the chunk, and goes on unless it finds a mark; a thief marks, fences, and leaves what is
+claimed. The README has both as mirrored steps.
 
 Invariants (numbered in README.md) are re-checked by `validate`. The model tests run this very code with
 words and locks that can be stopped or killed before any access.
@@ -41,6 +45,9 @@ class LockSet(Protocol):
     def unlock(self, slot: int) -> None: ...
     def order(self) -> None: ...
 
+    owner_is_fenced: bool
+    def fence_owners(self) -> None: ...
+
 
 class Deques:
     """All agents' deques over one segment, seen from one process."""
@@ -58,6 +65,8 @@ class Deques:
         g = layout.geometry
         self.levels = tuple(range(g.levels - 1, -1, -1))  # highest priority first
         self.stealable = self.levels if stealable is None else stealable
+        self._parent = g.slots
+        """Stands for the parent where a mark names its holder's slot."""
         self._loot_at = [layout.agent(slot) + L.LOOT_LO for slot in range(g.slots)]
         self._heads_at = [[layout.head(slot, level) for level in self.levels] for slot in range(g.slots)]
 
@@ -85,39 +94,43 @@ class Deques:
         The closure returns a chunk number (claimed and committed), `EMPTY`, or `RETRY` when a dead thief's traces
         could not be mended yet.
 
-            1 lock own          2 repair if marked      3 claim := lo
-            4 lo := lo + 1  (the commit)                5 unlock
+            the next chunk of a range       the first
+                                            1 lock own          2 repair if marked      3 drop the claim
+            4 claim := lo                   4 where it is claimed, claim := lo
+            5 marked, or no chunk left:
+              start over on the right
+            6 lo := lo + 1  (the commit)    6 lo := lo + 1  (the commit)                7 unlock
 
-        Death before 4: the chunk is still queued, and `claim == lo` says that the claim does not count.
+        Death before 6: the chunk is still queued, and `lo` of the place where it is claimed says so.
         """
         w: Any = self.words
         lay = self.layout
         lock, unlock = self.locks.of_owner(slot)
         repair = self._repair
         base = lay.agent(slot)
-        claim, mark = base + L.CLAIM, base + L.MARK
+        claim, claim_at, mark = base + L.CLAIM, base + L.CLAIM_AT, base + L.MARK
         loot_lo, loot_hi, loot_level = base + L.LOOT_LO, base + L.LOOT_HI, base + L.LOOT_LEVEL
         capacity = lay.geometry.entries
         rings = tuple((lvl, lay.head(slot, lvl), lay.entries(slot, lvl)) for lvl in self.levels)
-        only_level = len(rings) == 1
-        first_head_at = rings[0][1]
-        last_at = last_head = -1
+        # With several levels another range may come before the one at hand.
+        without_lock = self.locks.owner_is_fenced and len(rings) == 1
+        range_at = -1
 
         def take() -> int:
-            nonlocal last_at, last_head
+            nonlocal range_at
+            if range_at >= 0:
+                chunk: int = w[range_at]
+                w[claim] = chunk
+                if not w[mark] and chunk < w[range_at + 1]:
+                    w[range_at] = chunk + 1
+                    return chunk
             lock()
             if w[mark] and not repair(slot):
                 unlock()
                 return RETRY
-            # Where the last one came from, if that is still the first range: 0.3 us less than looking for it. With
-            # several levels another one may come before it; an entry whose head has moved on may hold a new range.
-            if last_at >= 0 and w[first_head_at] == last_head:
-                chunk: int = w[last_at]
-                if chunk < w[last_at + 1]:
-                    w[claim] = chunk
-                    w[last_at] = chunk + 1
-                    unlock()
-                    return chunk
+            # Before a head moves: the entry the claim points at may hold another range then.
+            w[claim] = L.NONE
+            range_at = -1
             for level, head_at, entries in rings:
                 at = loot_lo
                 chunk = w[at]
@@ -135,10 +148,11 @@ class Deques:
                         at = -1
                     if at < 0:
                         continue
+                w[claim_at] = at
                 w[claim] = chunk
                 w[at] = chunk + 1
-                if only_level:
-                    last_at, last_head = at, w[head_at]
+                if without_lock:
+                    range_at = at
                 unlock()
                 return chunk
             unlock()
@@ -154,11 +168,11 @@ class Deques:
         Returns `STOLEN`, `EMPTY`, or `RETRY` (the victim's lock was busy, or a repair is due: try again, do not
         park). `STOLEN` also when the thief's own deque turned out not to be empty.
 
-            1 lock own          2 try the victim's      3 mark both       4 journal
-            5 victim's hi := mid  (the commit)          6 loot := [mid, hi)
-            7 clear journal     8 clear marks           9 unlock both
+            1 lock own          2 try the victim's      3 mark both       4 fence for its owner
+            5 journal           6 victim's hi := mid  (the commit)        7 loot := [mid, hi)
+            8 clear journal     9 clear marks          10 unlock both
 
-        Death before 5 undoes itself, after 5 any holder of both locks finishes 6 to 8 (`_repair`).
+        Death before 6 undoes itself, after 6 any holder of both locks finishes 7 to 9 (`_repair`).
         """
         w, locks, lay = self.words, self.locks, self.layout
         me, him = lay.agent(thief), lay.agent(victim)
@@ -174,7 +188,10 @@ class Deques:
             return RETRY
         found = RETRY
         if not w[him + L.MARK] or self._repair(victim, also_held=thief):
+            w[him + L.MARK] = w[me + L.MARK] = thief + 1
+            locks.fence_owners()
             found = self._steal_held(thief, victim)
+            w[me + L.MARK] = w[him + L.MARK] = 0
         locks.unlock(victim)
         locks.unlock(thief)
         return found
@@ -182,18 +199,19 @@ class Deques:
     def _steal_held(self, thief: int, victim: int) -> int:
         w, lay = self.words, self.layout
         me, him = lay.agent(thief), lay.agent(victim)
+        found = EMPTY
         for level in self.stealable:
             at = self._last_range(victim, level)
             if at < 0:
                 continue
-            lo, hi = w[at], w[at + 1]
+            claim, lo, hi = w[him + L.CLAIM], w[at], w[at + 1]
+            if claim == lo:
+                # Its owner has claimed this chunk and not committed. It may be about to: leave it.
+                lo += 1
+                if lo == hi:
+                    found = RETRY
+                    continue
             mid = self.steal_point(lo, hi)
-            if w[him + L.CLAIM] == mid:
-                # The victim died between claim and commit: its claim does not count and must not outlive the move.
-                w[him + L.CLAIM] = L.NONE
-            holder = thief + 1
-            w[him + L.MARK] = holder
-            w[me + L.MARK] = holder
             w[me + L.J_ENTRY] = at
             w[me + L.J_MID] = mid
             w[me + L.J_HI] = hi
@@ -205,10 +223,10 @@ class Deques:
             w[me + L.CHUNKS_STOLEN] = w[me + L.CHUNKS_STOLEN] + hi - mid
             w[me + L.STEALS] = w[me + L.STEALS] + 1
             return STOLEN
-        return EMPTY
+        return found
 
     def _finish(self, thief: int, victim: int) -> None:
-        """Steps 6 to 8, from the journal alone, so that whoever repairs runs the same code."""
+        """Steps 7 to 9, from the journal alone, so that whoever repairs runs the same code."""
         w = self.words
         me, him = self.layout.agent(thief), self.layout.agent(victim)
         w[me + L.LOOT_LEVEL] = w[me + L.J_LEVEL]
@@ -219,13 +237,14 @@ class Deques:
         w[him + L.MARK] = 0
 
     def _last_range(self, slot: int, level: int) -> int:
-        """Word of the last non-empty range of a level, else -1; drops empty ranges at the head. Lock held."""
+        """Word of the last non-empty range of a level, else -1. Lock held.
+
+        Empty ranges at the head stay: only their owner may give an entry back to the parent, since it may be looking
+        at one without the lock.
+        """
         w, lay = self.words, self.layout
         head_at, entries, capacity = lay.head(slot, level), lay.entries(slot, level), lay.geometry.entries
         head, tail = w[head_at], w[head_at + 1]
-        while head != tail and w[at := entries + 2 * (head % capacity)] >= w[at + 1]:
-            head += 1
-            w[head_at] = head
         while tail != head:
             tail -= 1
             at = entries + 2 * (tail % capacity)
@@ -248,6 +267,10 @@ class Deques:
         w, locks = self.words, self.locks
         thief = w[self.layout.agent(slot) + L.MARK] - 1
         if thief < 0:
+            return True
+        if thief == self._parent:
+            # It died in a cancel, and the pool with it.
+            w[self.layout.agent(slot) + L.MARK] = 0
             return True
         me = self.layout.agent(thief)
         if thief == slot:
@@ -293,14 +316,11 @@ class Deques:
             locks.unlock(slot)
             return None
         claim = w[base + L.CLAIM]
-        if claim != L.NONE and self._is_first(slot, claim):
-            claim = L.NONE  # it died between claim and commit: the chunk is still queued
+        if claim != L.NONE and w[w[base + L.CLAIM_AT]] == claim:
+            claim = L.NONE  # it died between claim and commit: the chunk is still queued, or stolen
         w[base + L.CLAIM] = L.NONE
         locks.unlock(slot)
         return claim
-
-    def _is_first(self, slot: int, chunk: int) -> bool:
-        return any(lo == chunk for lo, _ in self.ranges(slot))
 
     # -- cancel ---------------------------------------------------------------------------------------------------
 
@@ -308,22 +328,24 @@ class Deques:
         """Take one queued chunk out of an agent's ranges. Parent only.
 
         Returns the rest of its range behind it, which the caller must queue again (it may be empty), or None when
-        the chunk is not queued here or a lock was busy. Starting happens under the same lock, so what was removed
-        never runs.
+        the chunk is not queued here, its owner is about to start it, or a lock was busy. What was removed never runs:
+        the owner is kept out as by a thief.
         """
-        w, locks = self.words, self.locks
+        w, locks, base = self.words, self.locks, self.layout.agent(slot)
         if not locks.try_lock(slot):
             return None
         rest = None
-        if not w[self.layout.agent(slot) + L.MARK] or self._repair(slot):
+        if not w[base + L.MARK] or self._repair(slot):
+            w[base + L.MARK] = self._parent + 1
+            locks.fence_owners()
             for at in self._range_words(slot):
-                lo, hi = w[at], w[at + 1]
+                claim, lo, hi = w[base + L.CLAIM], w[at], w[at + 1]
                 if lo <= chunk < hi:
-                    if w[self.layout.agent(slot) + L.CLAIM] == chunk:
-                        w[self.layout.agent(slot) + L.CLAIM] = L.NONE  # the owner died before it committed
-                    w[at + 1] = chunk
-                    rest = (chunk + 1, hi)
+                    if not chunk == lo == claim:
+                        w[at + 1] = chunk
+                        rest = (chunk + 1, hi)
                     break
+            w[base + L.MARK] = 0
         locks.unlock(slot)
         return rest
 

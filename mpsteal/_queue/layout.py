@@ -17,7 +17,7 @@ HEADER_WORDS = 64
 MAGIC_VALUE = 0x6D70_7374_6561_6C31  # "mpsteal1"
 
 # Words of an agent, from its base. Lines of 8 words (64 bytes) keep writers apart.
-CLAIM, STARTED_NS, RESULT_TAIL, DONE, BUSY_NS, LOADED = 0, 1, 2, 3, 4, 5  # written by the agent
+CLAIM, STARTED_NS, RESULT_TAIL, DONE, BUSY_NS, LOADED, CLAIM_AT = 0, 1, 2, 3, 4, 5, 6  # written by the agent
 RESULT_HEAD, BLOCKS_FREED = 8, 9  # written by the parent
 PARKED, RING_FULL, STATE, PID = 16, 17, 18, 19  # written by the agent (the parent resets them between agents)
 MARK, J_VICTIM, J_ENTRY, J_MID, J_HI, J_LEVEL = 24, 25, 26, 27, 28, 29  # under the lock

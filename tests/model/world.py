@@ -112,8 +112,17 @@ class Words:
 class ModelLocks:
     """The kernel's record locks: they belong to an actor, and its death releases them."""
 
-    def __init__(self, world: World, *, fence_works: bool = True, order_works: bool = True) -> None:
+    def __init__(
+        self,
+        world: World,
+        *,
+        fence_works: bool = True,
+        order_works: bool = True,
+        owner_is_fenced: bool = True,
+        barrier_works: bool = True,
+    ) -> None:
         self.world, self.fence_works, self.order_works = world, fence_works, order_works
+        self.owner_is_fenced, self.barrier_works = owner_is_fenced, barrier_works
 
     def of_owner(self, slot: int) -> tuple[Callable[[], None], Callable[[], None]]:
         return partial(self.lock, slot), partial(self.unlock, slot)
@@ -130,6 +139,11 @@ class ModelLocks:
     def fence(self) -> None:
         if self.fence_works:
             self.world._fence()
+
+    def fence_owners(self) -> None:
+        # Also the caller's own fence: what it has stored is seen before what it looks at next.
+        if self.owner_is_fenced and self.barrier_works:
+            self.world._fence(all_actors=True)
 
     def order(self) -> None:
         # A fence only where stores may overtake each other, as in `Locks.order`.
@@ -246,11 +260,11 @@ class World:
         """Stop until somebody has changed something since `attempt`: until then trying is vain.
 
         Who waits here when nobody is left to change anything was refused without a reason, and the
-        run fails.
+        run fails; unless somebody died, since the parent will settle that.
         """
         me = self.current
         assert me is not None, "refused, and nobody is in the way"
-        self.wait(lambda: me.news, "something changed")
+        self.wait(lambda: me.news, "something changed", optional=any(actor.is_dead for actor in self.actors))
 
     def _changed(self, by: Actor) -> None:
         for actor in self.actors:
@@ -487,10 +501,11 @@ class World:
         me.history = hash((me.history, "unlock", slot))
         self._tell(me, f"unlock {slot}")
 
-    def _fence(self) -> None:
+    def _fence(self, *, all_actors: bool = False) -> None:
         me = self._pause("fence", None)
         if me is not None:
-            self._drain(me)
+            for actor in self.actors if all_actors else (me,):
+                self._drain(actor)
             me.history = hash((me.history, "fence"))
             self._tell(me, "fence")
 
