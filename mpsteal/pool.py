@@ -217,7 +217,7 @@ class Pool:
         """Call `func(*args, **kwds)` in an agent and wait for its value."""
         result = self.apply_async(func, args, kwds)
         frame = sys._getframe(1)
-        result._site = (frame.f_code, frame.f_lasti)
+        result._code, result._instruction = frame.f_code, frame.f_lasti
         return result.get()
 
     def apply_async(
@@ -234,18 +234,21 @@ class Pool:
         """
         if self._state != RUN:
             self._check_running()
-        # As `AsyncResult.__init__`, but spelled out: one Python call less in the hottest path of the parent (0.2 us).
+        # Spelled out: one Python call less in the hottest path of the parent (0.2 us). The call travels in its handle:
+        # each further object per task has the garbage collector come sooner (two tuples more took 0.6 us).
         result = _new_result(AsyncResult)
         result._pool = self
         result._callbacks = (callback, error_callback) if callback or error_callback else None
         frame = sys._getframe(1)
-        result._site = (frame.f_code, frame.f_lasti)
+        result._code = frame.f_code
+        result._instruction = frame.f_lasti
+        result._function = func
+        result._args = args
+        result._kwds = kwds
         result._done = False
         result._waited = False
-        result._success = False
-        result._value = None
         engine = self._engine
-        engine.pending.append((result, func, args, kwds))
+        engine.pending.append(result)
         if engine.asleep:
             engine.wake()
         if engine.state != _ENGINE_RUN:
@@ -300,7 +303,7 @@ class Pool:
         if chunksize is not None:
             _check_count("chunksize", chunksize, 0, "None lets the pool choose")
         site = (frame.f_code, frame.f_lasti)
-        result = MapResult(self, len(items), callback, error_callback, site)
+        result = MapResult(self, len(items), callback, error_callback)
         if not items:
             result._settle(True, [])  # without a callback, as in the stock pool
             return result

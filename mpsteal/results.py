@@ -94,26 +94,33 @@ class _Waitable:
 class AsyncResult(_Waitable):
     """Result of `Pool.apply_async`: the contract of `multiprocessing.pool.AsyncResult`.
 
-    Of 100,000 pending calls this object is most of what the parent holds, so it has few fields: `_callbacks` is
-    a `(callback, error_callback)` pair or None, `_site` the `(code, instruction)` of the submit.
+    Of 100,000 pending calls this object is most of what the parent holds. `_function`, `_args` and `_kwds` are the call
+    until it is pickled, then None; `_code` and `_instruction` say where it was submitted; `_callbacks` is a
+    `(callback, error_callback)` pair or None; `_success` and `_value` are there once it is done. Made by
+    `Pool.apply_async`, field by field.
     """
 
-    __slots__ = ("_callbacks", "_done", "_site", "_success", "_value")
+    __slots__ = (
+        "_args",
+        "_callbacks",
+        "_code",
+        "_done",
+        "_function",
+        "_instruction",
+        "_kwds",
+        "_success",
+        "_value",
+    )
 
-    def __init__(
-        self,
-        pool: Pool,
-        callback: Callable[[Any], Any] | None = None,
-        error_callback: Callable[[BaseException], Any] | None = None,
-        site: Any = None,
-    ) -> None:
-        self._pool = pool
-        self._callbacks = (callback, error_callback) if callback or error_callback else None
-        self._site = site
-        self._done = False
-        self._waited = False
-        self._success = False
-        self._value: Any = None
+    _args: Any
+    _callbacks: tuple[Any, Any] | None
+    _code: types.CodeType
+    _done: bool
+    _function: Any
+    _instruction: int
+    _kwds: Any
+    _success: bool
+    _value: Any
 
     __class_getitem__: ClassVar[Any] = classmethod(types.GenericAlias)
 
@@ -182,7 +189,11 @@ class AsyncResult(_Waitable):
 
     def _refuse(self, error: BaseException, function: Any) -> None:
         """Engine: the call could not be pickled."""
-        self._resolve(False, explain_pickling(error, function, self._site))
+        self._resolve(False, explain_pickling(error, function, (self._code, self._instruction)))
+
+    def _forget_call(self) -> None:
+        """Engine: it is on its way, or never will be; the caller may keep this handle for long."""
+        self._function = self._args = self._kwds = None
 
 
 ApplyResult = AsyncResult
@@ -202,9 +213,10 @@ class MapResult(AsyncResult):
         length: int,
         callback: Callable[[list[Any]], Any] | None,
         error_callback: Callable[[BaseException], Any] | None,
-        site: Any = None,
     ) -> None:
-        super().__init__(pool, callback, error_callback, site)
+        self._pool = pool
+        self._callbacks = (callback, error_callback) if callback or error_callback else None
+        self._done = self._waited = False
         self._success = True
         self._values: list[Any] = [None] * length
         self._starts: list[int] = []

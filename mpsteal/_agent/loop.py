@@ -121,7 +121,7 @@ class Agent:
         loaded_at = base + L.LOADED
         done, busy = words[done_at], words[busy_at]
         left = -1 if self.spec.max_tasks is None else self.spec.max_tasks
-        void, integer, an_int = R.VOID, R.INT, L.KIND_INT
+        void, integer, an_int, two_ints = R.VOID, R.INT, L.KIND_INT, L.KIND_TWO_INTS
         ring = self.ring_parent
         rung = _now()
         unreported = False
@@ -152,6 +152,9 @@ class Agent:
                 elif flags == an_int and number in functions:
                     words[loaded_at] = chunk
                     value = functions[number](offset)
+                elif flags == two_ints and number in functions:
+                    words[loaded_at] = chunk
+                    value = functions[number](offset, size)
                 else:
                     value = self.run_other(chunk, offset, size, number, flags)
             except BaseException as error:
@@ -197,10 +200,14 @@ class Agent:
 
     def run_other(self, chunk: int, offset: int, size: int, number: int, flags: int) -> Any:
         """A chunk that is not a plain call of a known function. Chunks of items give `(values, elapsed ns)`."""
-        payload: Any = (offset,)
+        payload: Any
         if flags & L.IN_BLOCK:
             payload = pickle.loads(self.segment.read_block(offset, size))
-        elif flags != L.KIND_INT:
+        elif flags == L.KIND_INT:
+            payload = (offset,)
+        elif flags == L.KIND_TWO_INTS:
+            payload = (offset, size)
+        else:
             payload = pickle.loads(self.segment.data[offset : offset + size])
         self.words[self.base + L.LOADED] = chunk
         if number == L.INLINE_FUNCTION:

@@ -21,6 +21,9 @@ class Collector:
 
     def __init__(self, segment: Segment, locks: Locks, dispatcher: Dispatcher, agents: int, waiting: list[Any]) -> None:
         self.waiting = waiting
+        self.waking: list[Any] = []
+        """Handles that are done and have waiters. Woken when the engine is about to sleep: each waiter then finds all
+        that there is, and need not stand in line for the interpreter."""
         self.words, self.layout = segment.words, segment.layout
         self.dispatcher = dispatcher
         self.readers = [R.ResultReader(segment, slot, locks) for slot in range(agents)]
@@ -29,27 +32,17 @@ class Collector:
         self.init_error: BaseException | None = None
 
     def collect(self, *slots: int) -> int:
-        """Deliver everything these agents have committed; returns how many chunks that were.
+        """Deliver everything these agents have committed; returns how many chunks that were."""
+        return sum([self._collect(slot, self.waking) for slot in slots])
 
-        Threads that wait for single results are woken at the end: each then finds all that there is, and does not
-        stand in line for the interpreter meanwhile.
-        """
-        waking: list[Any] = []
-        try:
-            return sum([self._collect(slot, waking) for slot in slots])
-        finally:
-            for sink in waking:
-                sink._wake_waiters(self.waiting)
+    def wake(self) -> None:
+        """Let those go who wait for single results that are there now."""
+        waking, self.waking = self.waking, []
+        for sink in waking:
+            sink._wake_waiters(self.waiting)
 
     def _collect(self, slot: int, waking: list[Any]) -> int:
         reader = self.readers[slot]
-        records = reader.drain()
-        # Also when there was nothing: an agent that set this after our last look has rung for it.
-        if self.words[self.layout.agent(slot) + L.RING_FULL]:
-            self.dispatcher.ring(slot)
-        if not records:
-            return 0
-        self.collected[slot] += len(records)
         dispatcher = self.dispatcher
         pages, blocks = dispatcher.pages, dispatcher.blocks
         page_chunks = pages.page_chunks
@@ -57,8 +50,10 @@ class Collector:
         value: Any
         page: Any = None
         sinks: list[Any] = []
-        first, done = -page_chunks, 0
-        for chunk, kind, payload in records:
+        first = -page_chunks
+        found = done = 0
+        for chunk, kind, payload in reader.drain():
+            found += 1
             ok = True
             if kind == R.INT:
                 value = payload
@@ -73,7 +68,7 @@ class Collector:
                 ok, value = self._decode(reader, kind, payload)
                 if chunk == R.INIT_ERROR:
                     self.init_error = value
-                    self.collected[slot] -= 1
+                    found -= 1
                     continue
             i = chunk - first
             if not 0 <= i < page_chunks:
@@ -114,8 +109,12 @@ class Collector:
                     waking.append(sink)
             else:
                 sink._resolve(ok, value)
+        # Also when there was nothing: an agent that set this after our last look has rung for it.
+        if self.words[self.layout.agent(slot) + L.RING_FULL]:
+            self.dispatcher.ring(slot)
+        self.collected[slot] += found
         dispatcher.inflight -= done
-        return len(records)
+        return found
 
     def _decode(self, reader: R.ResultReader, kind: int, payload: bytes) -> tuple[bool, Any]:
         """Errors, and what was too large for the ring."""

@@ -205,6 +205,7 @@ class Engine:
             dies_with_starter=self._forks and threading.current_thread() in (threading.main_thread(), self.thread),
             inherited=self.segment if self._forks else None,
         )
+        self._hello_missing = self._forks
         with interrupts_held():  # until it is known: a Ctrl-C in between would leave an agent nobody ends
             agent = start_process(self._make_process, spec, f"mpsteal-{slot}")
             self._procs[slot] = agent
@@ -227,7 +228,7 @@ class Engine:
 
     def submit_job(self, job: Job) -> None:
         """Queue a job."""
-        self.pending.append((None, job, None, None))
+        self.pending.append(job)
         if self.asleep:
             self.wake()
         if self.state > CLOSING:
@@ -375,7 +376,7 @@ class Engine:
             due.append(self.guard.due)
         if self._kill_at is not None:
             due.append(self._kill_at)
-        elif self._forks and self._starting():
+        elif self._hello_missing and self._starting():
             due.append(self._hello_due)
         return max(0.0, min(due) - now) if due else None
 
@@ -396,22 +397,29 @@ class Engine:
 
     def set_pace(self) -> None:
         """Agents report sooner while any thread waits for a result. Any thread."""
-        with contextlib.suppress(ValueError):  # the segment is gone
+        try:
             self.words[L.RING_AFTER_NS] = self._ring_ns if self.waiting else RING_LAST_NS
+        except ValueError:
+            pass  # the segment is gone
 
     _ring_ns = RING_FIRST_NS
+    _hello_missing = False
     _stuck = False
     _poked = False
     _limits_lifted = False
 
     def _starting(self) -> bool:
         layout, words = self.segment.layout, self.words
-        return any(words[layout.agent(s) + L.STATE] == L.STARTING for s in self._procs)
+        self._hello_missing = any(words[layout.agent(s) + L.STATE] == L.STARTING for s in self._procs)
+        return self._hello_missing
 
     def _turn(self) -> bool:
         """One round of the loop; False at the end."""
         self.asleep = [True]
-        events = self.selector.select(self._timeout())
+        timeout = self._timeout()
+        if self.collector.waking:
+            self.collector.wake()
+        events = self.selector.select(timeout)
         self.asleep = _AWAKE
         self._poked = False
         if self._terminate_asked:
@@ -619,6 +627,7 @@ class Engine:
         # help, and what they could meet should be theirs alone.
         error = self.broken or PoolTerminatedError("the pool has ended")
         self._fail_everything(error)
+        self.collector.wake()
         self.ended.set()
         self._fail_everything(error)
         self._do_cancels()

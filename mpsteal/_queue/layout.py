@@ -37,7 +37,7 @@ SLOT_WORDS = 4
 # Flags of a chunk slot.
 KIND_CALL, KIND_CALL_KWDS, KIND_MAP, KIND_STARMAP = 0, 1, 2, 3
 KIND_MASK, IN_BLOCK = 3, 4
-KIND_INT = 8  # a call with one small int, which stands in place of the offset: no payload
+KIND_INT, KIND_TWO_INTS = 8, 16  # a call with small ints, which stand in place of offset and size: no payload
 INT_LIMIT = 1 << 62  # below this, either sign, an int travels in a word
 INLINE_FUNCTION = -1  # SLOT_FUNCTION: the function is in the payload
 

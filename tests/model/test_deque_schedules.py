@@ -163,12 +163,22 @@ def parent_pushes_to_a_busy_ring(world: World, deques: type[Deques]) -> Check:
 
 
 def last_entry_is_used_again(world: World, deques: type[Deques]) -> Check:
-    """A thief drops the entry the owner took from last, and the parent is writing a new range there."""
-    scene = Scene(world, deques=deques)
-    scene.preload(0, (5, 6), (6, 7))
+    """A thief empties the entry that the owner looks at, and the parent is about to write a new range there."""
+    scene = Scene(world, entries=1, deques=deques)
+    scene.preload(0, (5, 7))
+    scene.pusher((0, 1, 2))
+    scene.agent(0, TAKE, TAKE, mortal=False)
+    scene.agent(1, steal(0), mortal=False)
+    return scene.check
+
+
+def claim_of_a_stolen_chunk(world: World, deques: type[Deques]) -> Check:
+    """The owner claims a chunk that was stolen, goes away empty, and its entry is used again before it dies."""
+    scene = Scene(world, entries=1, deques=deques)
+    scene.preload(0, (5, 7))
     scene.pusher((0, 1, 2))
     scene.agent(0, TAKE, TAKE, TAKE)
-    scene.agent(1, steal(0), TAKE)
+    scene.agent(1, steal(0), TAKE, mortal=False)
     return scene.check
 
 
@@ -232,7 +242,8 @@ SCENES: dict[SceneMaker, int] = {
     loot_register_is_used_again: 1,
     two_levels: 1,
     parent_pushes_to_a_busy_ring: 1,
-    last_entry_is_used_again: 1,
+    last_entry_is_used_again: 0,
+    claim_of_a_stolen_chunk: 1,
     parent_pushes_while_a_thief_steals: 1,
     parent_cancels_what_is_taken: 1,
     parent_cancels_what_is_stolen: 1,

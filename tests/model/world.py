@@ -118,11 +118,10 @@ class ModelLocks:
         *,
         fence_works: bool = True,
         order_works: bool = True,
-        owner_is_fenced: bool = True,
         barrier_works: bool = True,
     ) -> None:
         self.world, self.fence_works, self.order_works = world, fence_works, order_works
-        self.owner_is_fenced, self.barrier_works = owner_is_fenced, barrier_works
+        self.owner_is_fenced, self.barrier_works = world.fenced, barrier_works
 
     def of_owner(self, slot: int) -> tuple[Callable[[], None], Callable[[], None]]:
         return partial(self.lock, slot), partial(self.unlock, slot)
@@ -184,6 +183,7 @@ class World:
     def __init__(self, scenario: Callable[[World], Callable[[], None]], **limits: Any) -> None:
         self.memory: str = limits.get("memory", "sc")
         self.deaths: int = limits.get("deaths", 0)
+        self.fenced: bool = limits.get("fenced", True)
         self.preemptions: int | None = limits.get("preemptions")
         self.shared: set[int] | None = limits.get("shared")
         self.tracing: bool = limits.get("tracing", False)
@@ -540,7 +540,8 @@ def explore(scenario: Callable[[World], Callable[[], None]], *, runs_limit: int 
     Args:
         scenario: makes the actors of a fresh world and returns the check that ends a run.
         runs_limit: an alarm, not a sample size: passing it raises `Stopped`.
-        limits: memory ("sc", "tso", "pso"), deaths (how many), preemptions (None: any number).
+        limits: memory ("sc", "tso", "pso"), deaths (how many), preemptions (None: any number), fenced (whether owners
+            take without their locks).
 
     Raises:
         Violation: a rule was broken; the message has the schedule, step by step.
