@@ -38,9 +38,16 @@ HEADER = (
 AGENT = (
     Field(
         "CLAIM",
-        "number of the chunk started last; -1: none",
-        "owner; thief and parent clear one that does not count (D-5)",
+        "number of the chunk started last, or about to be; -1: none",
+        "owner; parent, when it settles a death",
         "parent, thief",
+        "none, mark and fence",
+    ),
+    Field(
+        "CLAIM_AT",
+        "word of the range it is from: does its `lo` equal the claim, it does not count",
+        "owner",
+        "parent",
         "own",
     ),
     Field("STARTED_NS", "when it started (monotonic clock, ns)", "agent", "parent", "none"),
@@ -78,7 +85,13 @@ AGENT = (
         "parent, Manager",
         "none",
     ),
-    Field("MARK", "1 + slot of the thief inside a section; 0: clean", "thief, repairer", "all", "own"),
+    Field(
+        "MARK",
+        "1 + slot of the thief inside a section, 1 + all slots: the parent, in a cancel; 0: clean",
+        "thief, parent, repairer",
+        "all",
+        "own; the owner looks without",
+    ),
     Field(
         "J_VICTIM",
         "journal: 1 + slot of the victim; 0: no journal",
@@ -90,8 +103,8 @@ AGENT = (
     Field("J_MID", "journal: first chunk that moves", "thief", "repairer", "own"),
     Field("J_HI", "journal: end of what moves", "thief", "repairer", "own"),
     Field("J_LEVEL", "journal: its priority level", "thief", "repairer", "own"),
-    Field("LOOT_LO", "first chunk of what it stole", "owner, repairer, parent", "all", "own"),
-    Field("LOOT_HI", "its end; the range is `[lo, hi)`", "owner, thief, repairer, parent", "all", "own"),
+    Field("LOOT_LO", "first chunk of what it stole", "owner, repairer", "all", "own; its next chunk without"),
+    Field("LOOT_HI", "its end; the range is `[lo, hi)`", "owner, thief, repairer, parent", "all", "own; read without"),
     Field("LOOT_LEVEL", "its priority level", "owner, repairer", "all", "own"),
     Field("STEALS", "rounds of stealing that ended with work", "agent", "parent, Manager", "none"),
     Field("STEALS_FAILED", "rounds that found nothing", "agent", "parent, Manager", "none"),
@@ -103,14 +116,20 @@ AGENT = (
 SLOT = (
     Field(
         "SLOT_OFFSET",
-        "where the payload starts (byte of the file); the argument itself if bit 3 is set",
+        "where the payload starts (byte of the file); with bit 3 or 4 the argument itself",
         "parent",
         "agents",
         "none",
     ),
-    Field("SLOT_SIZE", "its length (bytes)", "parent", "agents", "none"),
+    Field("SLOT_SIZE", "its length (bytes); with bit 4 the second argument", "parent", "agents", "none"),
     Field("SLOT_FUNCTION", "the function's number; -1: in the payload", "parent", "agents", "none"),
-    Field("SLOT_FLAGS", "bits 0-1: kind of call; bit 2: in a block; bit 3: one small int", "parent", "agents", "none"),
+    Field(
+        "SLOT_FLAGS",
+        "bits 0-1: kind of call; bit 2: in a block; bit 3: one small int, bit 4: two",
+        "parent",
+        "agents",
+        "none",
+    ),
 )
 
 TABLES = {"header": HEADER, "agent": AGENT, "slot": SLOT}

@@ -57,6 +57,9 @@ def load_barrier() -> Callable[[], None] | None:
 
 
 def register() -> bool:
-    """Have this process take part in the fences of others. To be called while it has one thread (else it takes 10 ms)."""
+    """Have this process take part in the fences of others; false where there is none.
+
+    To be called while it has one thread: with more the kernel waits for all cores (10 ms).
+    """
     call = _syscall()
     return call is not None and call(_SYS_MEMBARRIER, _REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0

@@ -46,6 +46,7 @@ class LockSet(Protocol):
     def order(self) -> None: ...
 
     owner_is_fenced: bool
+
     def fence_owners(self) -> None: ...
 
 

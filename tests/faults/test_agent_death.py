@@ -17,6 +17,8 @@ from storms import storm, value_or_death
 from waiting import agent_pids, lines, wait_gone, wait_idle, wait_until
 
 import mpsteal
+from mpsteal._agent import loop as agent_loop
+from mpsteal._engine import loop as engine_loop
 
 Open = Callable[..., mpsteal.Pool]
 
@@ -203,6 +205,22 @@ def test_the_parents_log_names_the_death(open_pool: Open, caplog: pytest.LogCapt
 @pytest.mark.parametrize("seed", [1, 2])
 def test_nothing_runs_twice_and_nothing_is_lost_in_a_storm(open_pool: Open, tmp_path: Path, seed: int) -> None:
     storm(open_pool(4, "fork"), str(tmp_path / "noted"), 2.5, 0.002, seed)
+
+
+def test_the_same_where_owners_take_their_locks(
+    open_pool: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there is no `membarrier`."""
+    monkeypatch.setattr(engine_loop, "load_barrier", lambda: None)
+    storm(open_pool(4, "fork"), str(tmp_path / "noted"), 2.5, 0.002, 4)
+
+
+def test_an_agent_that_cannot_fence_others_is_no_agent(open_pool: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would steal what its victim is about to start. The pool says why it cannot start, and does not hang."""
+    monkeypatch.setattr(engine_loop, "load_barrier", lambda: int)
+    monkeypatch.setattr(agent_loop, "load_barrier", lambda: None)
+    with pytest.raises(mpsteal.AgentStartError):
+        open_pool(2, "fork").apply(tasks.double, (1,))
 
 
 def test_storm_with_tiny_pages_and_rings(open_pool: Open, tmp_path: Path) -> None:

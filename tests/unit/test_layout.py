@@ -48,7 +48,7 @@ def test_words_of_the_header_are_distinct() -> None:
 
 def test_writers_have_cache_lines_of_their_own() -> None:
     """What the agent, the parent and lock holders write lies in different lines of 64 bytes."""
-    agent = {L.CLAIM, L.STARTED_NS, L.RESULT_TAIL, L.DONE, L.BUSY_NS, L.LOADED}
+    agent = {L.CLAIM, L.STARTED_NS, L.RESULT_TAIL, L.DONE, L.BUSY_NS, L.LOADED, L.CLAIM_AT}
     parent = {L.RESULT_HEAD, L.BLOCKS_FREED}
     locked = {L.MARK, L.J_VICTIM, L.J_ENTRY, L.J_MID, L.J_HI, L.J_LEVEL}
     lines = [{word // 8 for word in group} for group in (agent, parent, locked)]
@@ -63,6 +63,7 @@ def test_flags_of_a_slot_do_not_overlap() -> None:
     assert all(kind & ~L.KIND_MASK == 0 for kind in kinds)
     assert L.IN_BLOCK & L.KIND_MASK == 0
     assert L.KIND_INT & (L.KIND_MASK | L.IN_BLOCK) == 0
+    assert L.KIND_TWO_INTS & (L.KIND_MASK | L.IN_BLOCK | L.KIND_INT) == 0
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)

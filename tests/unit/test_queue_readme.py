@@ -20,7 +20,7 @@ NOT_WORDS = {
     # states
     *("EMPTY", "STARTING", "READY", "LEAVING", "INIT_FAILED"),
     # flags of a chunk's slot
-    *("KIND_CALL", "KIND_CALL_KWDS", "KIND_MAP", "KIND_STARMAP", "KIND_INT", "KIND_MASK", "IN_BLOCK"),
+    *("KIND_CALL", "KIND_CALL_KWDS", "KIND_MAP", "KIND_STARMAP", "KIND_INT", "KIND_TWO_INTS", "KIND_MASK", "IN_BLOCK"),
     "INLINE_FUNCTION",
 }
 

@@ -180,8 +180,8 @@ def test_small_ints_travel_without_a_pickle(ring: Ring, value: int) -> None:
 def test_large_results_go_to_blocks_that_are_freed(ring: Ring, kind: int, stored: int) -> None:
     payload = os.urandom(100_000)
     ring.writer.write(0, kind, payload)
-    [(_, _, stored)] = ring.reader.drain()
-    ring.reader.fetch(stored)  # from here on the ring itself takes no new memory
+    [(_, _, first)] = ring.reader.drain()
+    ring.reader.fetch(first)  # from here on the ring itself takes no new memory
     before = os.fstat(ring.segment.fd).st_blocks
     ring.writer.write(1, kind, payload)
     [(chunk, got_kind, where)] = list(ring.reader.drain())
