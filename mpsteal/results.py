@@ -124,6 +124,12 @@ class AsyncResult(_Waitable):
 
     __class_getitem__: ClassVar[Any] = classmethod(types.GenericAlias)
 
+    def __getattr__(self, name: str) -> Any:
+        # A field that is not filled in yet: a manager that serves handles looks at every one of them.
+        if name in AsyncResult.__slots__:
+            return None
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
     def _is_done(self) -> bool:
         return self._done
 
