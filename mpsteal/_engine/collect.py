@@ -50,6 +50,7 @@ class Collector:
         value: Any
         page: Any = None
         sinks: list[Any] = []
+        in_blocks: dict[int, tuple[int, int]] = {}
         first = -page_chunks
         found = done = 0
         for chunk, kind, payload in reader.drain():
@@ -77,14 +78,14 @@ class Collector:
                     self.finish(chunk, ok, value)
                     first = -page_chunks
                     continue
-                first, sinks = page.first, page.sinks
+                first, sinks, in_blocks = page.first, page.sinks, page.blocks
                 i = chunk - first
             sink = sinks[i]
             sinks[i] = None
-            page.left -= 1
-            if page.blocks and i in page.blocks:
-                blocks.free(*page.blocks.pop(i))
-            if not page.left and page.closed:
+            if in_blocks and i in in_blocks:
+                blocks.free(*in_blocks.pop(i))
+            page.left = left = page.left - 1
+            if not left and page.closed:
                 pages.free(page)
                 first = -page_chunks
             if sink is None:

@@ -33,6 +33,9 @@ BATCHES_PER_TURN = 8
 submits; more: results, `terminate` and `cancel` wait for it (8 batches of 1,024 take about 10 ms)."""
 
 
+_NO_FUNCTION = object()
+
+
 class Batch:
     """Chunks on their way into one page: slots and sinks side by side, payloads in the encoder's buffer.
 
@@ -49,7 +52,7 @@ class Batch:
     __slots__ = ("at", "blocks", "is_full", "limit", "refused", "room", "sinks", "slots")
 
     def __init__(self, pages: Pages, page: Page, limit: int) -> None:
-        self.slots = array("q")
+        self.slots: list[int] = []
         self.sinks: list[Any] = []
         self.blocks: list[tuple[int, int, int]] = []
         self.at = pages.slab_at(page)
@@ -128,7 +131,7 @@ class Dispatcher:
             self._fail_batch(batch, error)
             raise
         if sinks:
-            first = self.pages.append(page, batch.slots, self.encoder.buffer.getbuffer(), sinks)
+            first = self.pages.append(page, array("q", batch.slots), self.encoder.buffer.getbuffer(), sinks)
             self.inflight += len(sinks)
             for i, offset, size in batch.blocks:
                 page.blocks[first - page.first + i] = (offset, size)
@@ -159,6 +162,7 @@ class Dispatcher:
         dump, clear, tell = pickler.dump, pickler.clear_memo, buffer.tell
         known, largest, limit, limit_int = self._known, self._largest, batch.limit, L.INT_LIMIT
         one_int, two_ints = L.KIND_INT, L.KIND_TWO_INTS
+        last_function, number = _NO_FUNCTION, L.INLINE_FUNCTION
         start = tell()
         while len(sinks) + batch.refused < limit:
             try:
@@ -175,8 +179,11 @@ class Dispatcher:
             function, args, kwds = sink._function, sink._args, sink._kwds
             sink._function = sink._args = sink._kwds = None  # `_forget_call`, spelled out
             try:
-                entry = known.get(id(function))
-                number = entry[1] if entry is not None else self._number(function)
+                if function is not last_function:
+                    last_function = _NO_FUNCTION  # should the next line raise
+                    entry = known.get(id(function))
+                    number = entry[1] if entry is not None else self._number(function)
+                    last_function = function
                 if number >= 0:
                     if type(args) is tuple and not kwds:
                         # Small ints alone travel in the slot: no pickle, 1 us less for both sides.
