@@ -122,6 +122,7 @@ class Agent:
         done, busy = words[done_at], words[busy_at]
         left = -1 if self.spec.max_tasks is None else self.spec.max_tasks
         void, integer, an_int, two_ints = R.VOID, R.INT, L.KIND_INT, L.KIND_TWO_INTS
+        limit, ring_after = L.INT_LIMIT, L.RING_AFTER_NS
         ring = self.ring_parent
         rung = _now()
         unreported = False
@@ -168,7 +169,7 @@ class Agent:
                 if copied:
                     end_copy(None)
                 kind = type(value)
-                if kind is int and -L.INT_LIMIT < value < L.INT_LIMIT:
+                if kind is int and -limit < value < limit:
                     write_small(chunk, integer, value)
                 elif value is None:
                     write_small(chunk, void, 0)
@@ -179,11 +180,11 @@ class Agent:
             done += 1
             busy += finished - began
             unreported = True
-            if finished - rung > words[L.RING_AFTER_NS]:
+            if finished - rung > words[ring_after]:
                 looked = words[L.LOOKED_NS]
                 if looked > rung:
                     rung = looked  # somebody else has rung, and the parent looks at all rings then
-                if finished - rung > words[L.RING_AFTER_NS]:
+                if finished - rung > words[ring_after]:
                     words[done_at], words[busy_at] = done, busy
                     ring()
                     self.check_parent()
