@@ -8,11 +8,9 @@ Engine thread only, but for `pending`, to which any thread appends.
 
 from __future__ import annotations
 
-import os
 import pickle
 from array import array
 from collections import deque
-from contextlib import suppress
 from typing import Any
 
 from .._agent.serialize import BufferLostError, Encoder, is_by_reference
@@ -21,6 +19,7 @@ from .._queue import layout as L
 from .._queue.arena import Blocks, Functions, Page, Pages, Segment
 from .._queue.deque import Deques
 from .._queue.locks import Locks
+from .._queue.quick import make_ring
 from .jobs import END, WAIT, Job
 
 FIRST_BATCH, LARGEST_BATCH = 32, 1024
@@ -67,7 +66,8 @@ class Dispatcher:
 
     def __init__(self, segment: Segment, locks: Locks, deques: Deques, bells: list[int], agents: int) -> None:
         self.segment, self.locks, self.deques = segment, locks, deques
-        self.bells, self.agents = bells, agents
+        self.agents = agents
+        self._bells = [make_ring(fd) for fd in bells]
         self.words = segment.words
         self.blocks = Blocks(segment, 0)
         self.pages = Pages(segment, self.blocks)
@@ -432,9 +432,8 @@ class Dispatcher:
                 chunks -= 1
 
     def ring(self, agent: int) -> None:
-        """Ring an agent's doorbell; a full pipe has been rung enough."""
-        with suppress(BlockingIOError):
-            os.write(self.bells[agent], b"w")
+        """Ring an agent's doorbell."""
+        self._bells[agent]()
 
     def _has_room(self) -> bool:
         """Whether some agent's ring is at most half full: refilling at every single place would cost more than it

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from .arena import anonymous_file
+from .quick import make_unlock_first_byte
 
 STORES_ARE_ORDERED = os.uname().machine.lower() in {"x86_64", "amd64", "i686", "i386"}
 """On x86 stores become visible in program order and so do loads (Intel SDM vol. 3A, 8.2.2), so publishing data and
@@ -39,8 +40,8 @@ def lock_files(slots: int) -> Iterator[int]:
 
 
 class Locks:
-    """Byte `i` of file `i` is the lock of agent slot `i`; byte `slots` of the last file is the fence, held
-    by nobody but for a moment when a process sets its locks up.
+    """Byte `i` of file `i` is the lock of agent slot `i`; the first byte of the last file is the fence, held by nobody
+    but for a moment when a process sets its locks up. If there is one file only, it is byte `slots` of that.
 
     Args:
         fds: the files, see `lock_files`; one may serve for all.
@@ -61,9 +62,11 @@ class Locks:
     ) -> None:
         self._barrier, self.owner_is_fenced = barrier, owner_is_fenced
         self._fds = [fds[i % len(fds)] for i in range(slots + 1)]
-        self._fence = partial(_lockf, self._fds[slots], _UN, 1, slots)
+        # Any byte of a file will do, if it is not one of an agent's.
+        at = slots if len(fds) == 1 else 0
+        self._fence = partial(_lockf, fds[0], _UN, 1, slots) if at else make_unlock_first_byte(self._fds[slots])
         # A record-lock context must exist on the inode before an unlock goes through its kernel spin lock.
-        _lockf(self._fds[slots], _EX, 1, slots)
+        _lockf(self._fds[slots], _EX, 1, at)
         self._fence()
 
     def of_owner(self, slot: int) -> tuple[Callable[[], object], Callable[[], object]]:
