@@ -175,7 +175,7 @@ class Pool:
     @property
     def _pool(self) -> list[Any]:
         """The agents' process objects, as the stock pool has them."""
-        return self._engine.processes
+        return self._engine.crew.processes
 
     def _repopulate_pool(self) -> None:
         """The stock pool's worker-replacing step; agents are replaced by the engine as they leave."""

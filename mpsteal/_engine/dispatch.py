@@ -463,6 +463,14 @@ class Dispatcher:
             total += hi - lo
         self.ring_parked(total)
 
+    def describe(self, chunk: int) -> str:
+        """A chunk that an agent has started, for people."""
+        name = "a callable"
+        if chunk not in self.pages.adrift:  # else its slot may be another chunk's by now
+            number = self.words[self.segment.layout.chunk(chunk) + L.SLOT_FUNCTION]
+            name = self.names.get(number, name)
+        return f"task {chunk} ({name})"
+
     # -- giving up ------------------------------------------------------------------------------------------------
 
     def fail_sent(self, error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""Agents' processes: start, watch, replace, end (D6, D12). Engine thread only, but for the first start."""
+"""One agent's process: start, watch, end (D6, D12). Engine thread only, but for the first start; see `crew.py`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class AgentProcess:
         self.started = time.monotonic()
         self.watch_fd = -1
         self.owns_fd = False
+        self.exitcode: int | None = None
 
     def open_watch(self) -> int:
         """A descriptor that is readable once the process is dead.

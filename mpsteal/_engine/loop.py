@@ -33,12 +33,12 @@ from .._queue.barrier import load_barrier
 from .._queue.deque import Deques
 from .._queue.locks import Locks, lock_files
 from .._queue.manager import agent_status
-from ..errors import AgentDiedError, AgentStartError, PoolTerminatedError, SegmentFullError, TaskCancelledError
+from ..errors import PoolTerminatedError, SegmentFullError, TaskCancelledError
 from .callbacks import CallbackThread
 from .collect import Collector
+from .crew import Crew
 from .dispatch import Dispatcher
 from .guard import Guard
-from .health import HELLO_TIMEOUT_S, START_FAILURES_ALLOWED, AgentProcess, interrupts_held, start_process
 from .jobs import Job
 from .validate import validate
 
@@ -59,22 +59,9 @@ rings at once. Each ring costs the parent 90 to 130 us (two context switches, co
 up), taken from an agent where cores are short: at 0.5 ms tasks of 1 ms kept the cores 94.6 % busy, at 4 ms 96.8 %;
 longer makes the result of a task that others are queued behind late by that much."""
 
-TERM_GRACE_S = 0.2
-"""Between SIGTERM and SIGKILL at terminate: long enough for a Python-level handler, short enough for `with` blocks."""
-
-RETRY_S = 0.001
-"""Next try when a dead agent's neighbour held a lock we need."""
-
-HELLO_EVERY_S = 1.0
-"""Time between two looks at forked agents that have not said hello; shorter costs wakes, longer finds one that hangs
-later."""
-
 RELEASE_WAIT_S = 1.0
 """How long the end waits for threads that are ringing before it leaves the descriptors open: too short leaks them for
 nothing, too long holds up a signal handler that joins."""
-
-RESPAWN_PAUSE_S, RESPAWN_TRIES = 0.05, 60
-"""When the system refuses a process (EAGAIN): pause before the next try, doubled up to 1 s; then the pool gives up."""
 
 
 class Engine:
@@ -101,7 +88,6 @@ class Engine:
         self.owner_pid = os.getpid()
         self.ended = threading.Event()
         self.callbacks = CallbackThread(self)
-        self._make_process = make_process
         self.at_exit: Any = None
         self._cancels: deque[tuple[Any, list[bool], Any]] = deque()
         self._initializer, self._initargs, self._max_tasks = initializer, initargs, max_tasks
@@ -115,7 +101,7 @@ class Engine:
         self._cleanup = contextlib.ExitStack()
         self.thread = threading.Thread(target=self._run, name="mpsteal-engine", daemon=True)
         try:
-            self._build(context, geometry or {})
+            self._build(make_process, context, geometry or {})
             self.thread.start()
         except BaseException:
             self._abandon_start()
@@ -123,9 +109,7 @@ class Engine:
 
     # -- building -------------------------------------------------------------------------------------------------
 
-    def _build(self, context: Any, geometry: dict[str, int]) -> None:
-        self._procs: dict[int, AgentProcess] = {}
-        self.processes: list[Any] = []
+    def _build(self, make_process: Callable[..., Any], context: Any, geometry: dict[str, int]) -> None:
         n = self.agents
         self.segment = Segment.create(L.Geometry(n, **geometry))
         self._cleanup.callback(self.segment.close)
@@ -150,19 +134,22 @@ class Engine:
         self.dispatcher = Dispatcher(self.segment, self.locks, self.deques, [w for _, w in self._doorbells], n)
         self.pending = self.dispatcher.pending
         self.collector = Collector(self.segment, self.locks, self.dispatcher, n, self.waiting)
-        self._failures_in_row = 0
-        self._last_failure = 0.0
-        self._dead: dict[int, AgentProcess] = {}
-        self._respawn_at: dict[int, tuple[float, int]] = {}
-        self._kill_at: float | None = None
         method = context.get_start_method() if isinstance(context, mp_context.BaseContext) else "fork"
         self._forks = method == "fork"
         if method == "forkserver":
             forkserver.ensure_running()  # before any start holds signals back: the server would keep that for ever
         if self._forks:
             load_prctl()
-        for slot in range(n):
-            self._start_agent(slot)
+        self.crew = Crew(
+            self._make_spec,
+            make_process,
+            self.segment,
+            self.deques,
+            self.dispatcher,
+            self.collector,
+            forks=self._forks,
+        )
+        self.crew.start_all()
         self.selector = selectors.DefaultSelector()
         self._cleanup.callback(self.selector.close)
         self.guard = Guard(self.segment, self._parent_watch, self.selector, forks=self._forks)
@@ -170,7 +157,7 @@ class Engine:
         self.selector.register(self._wake_r, selectors.EVENT_READ, ("wake", 0))
         for slot in range(n):
             self.selector.register(self._results[slot][0], selectors.EVENT_READ, ("result", slot))
-            self._watch(self._procs[slot])
+        self.crew.watch_all(self.selector)
 
     def _own(self, fd: int) -> int:
         self._fds.append(fd)
@@ -183,12 +170,8 @@ class Engine:
         os.set_blocking(w, False)
         return r, w
 
-    def _start_agent(self, slot: int) -> None:
-        base = self.segment.layout.agent(slot)
-        words = self.words
-        words[base + L.STATE], words[base + L.PARKED], words[base + L.RING_FULL] = L.STARTING, 0, 0
-        words[base + L.PID] = 0
-        spec = AgentSpec(
+    def _make_spec(self, slot: int) -> AgentSpec:
+        return AgentSpec(
             slot=slot,
             geometry=self.segment.layout.geometry,
             segment=Descriptor(self.segment.fd),
@@ -205,23 +188,11 @@ class Engine:
             dies_with_starter=self._forks and threading.current_thread() in (threading.main_thread(), self.thread),
             inherited=self.segment if self._forks else None,
         )
-        self._hello_missing = self._forks
-        with interrupts_held():  # until it is known: a Ctrl-C in between would leave an agent nobody ends
-            agent = start_process(self._make_process, spec, f"mpsteal-{slot}")
-            self._procs[slot] = agent
-        self.processes = [self._procs[s].process for s in sorted(self._procs)]
-
-    def _watch(self, agent: AgentProcess) -> None:
-        self.selector.register(agent.open_watch(), selectors.EVENT_READ, ("death", agent.slot))
 
     def _abandon_start(self) -> None:
         """A start failed half-way: end what was started, keep nothing."""
-        for agent in getattr(self, "_procs", {}).values():
-            process = agent.process
-            process.terminate()
-            if isinstance(getattr(process, "pid", None), int):
-                agent.kill_group()  # a handler inherited from this program may swallow SIGTERM
-            process.join()
+        if hasattr(self, "crew"):
+            self.crew.abandon()
         self._release()
 
     # -- any thread -----------------------------------------------------------------------------------------------
@@ -349,42 +320,23 @@ class Engine:
         except BaseException as error:
             logger.exception("mpsteal: the engine failed")
             self.broken = error
-            for agent in [*self._procs.values(), *self._dead.values()]:
-                agent.kill_group()
-                agent.close_watch()
-                with contextlib.suppress(Exception):
-                    agent.process.join()
-                agent.release()
+            self.crew.kill_all()
         finally:
             self._end()
 
-    _hello_due = 0.0
     _silence = LOOK_FIRST_S
     _look_due = 0.0
 
     def _timeout(self) -> float | None:
         """Seconds to sleep at most; None: until something happens."""
-        if self._dead:
-            return RETRY_S
         if self._poked or self.dispatcher.has_more or (self.pending and not self._stuck):
             return 0.0
         now = time.monotonic()
         due = [self._look_due] if self.dispatcher.inflight else []
-        if self._respawn_at:
-            due += [at for at, _ in self._respawn_at.values()]
+        due += self.crew.due()
         if self.guard.due is not None and self.state <= CLOSING:
             due.append(self.guard.due)
-        if self._kill_at is not None:
-            due.append(self._kill_at)
-        elif self._hello_missing and self._starting():
-            due.append(self._hello_due)
         return max(0.0, min(due) - now) if due else None
-
-    def _has_long_task(self, now: float) -> bool:
-        """Whether an agent is inside a task for longer than a look's time: it does not watch the parent meanwhile."""
-        words, layout, before = self.words, self.segment.layout, int((now - LOOK_FIRST_S) * 1e9)
-        bases = map(layout.agent, self._procs)
-        return any(0 < words[b + L.STARTED_NS] < before and not words[b + L.PARKED] for b in bases)
 
     def _pace(self) -> None:
         """Tell the agents when to ring again."""
@@ -403,15 +355,9 @@ class Engine:
             pass  # the segment is gone
 
     _ring_ns = RING_FIRST_NS
-    _hello_missing = False
     _stuck = False
     _poked = False
     _limits_lifted = False
-
-    def _starting(self) -> bool:
-        layout, words = self.segment.layout, self.words
-        self._hello_missing = any(words[layout.agent(s) + L.STATE] == L.STARTING for s in self._procs)
-        return self._hello_missing
 
     def _turn(self) -> bool:
         """One round of the loop; False at the end."""
@@ -430,7 +376,7 @@ class Engine:
         for key, _ in events:
             what, slot = key.data
             if what == "death":
-                self._agent_died(slot)
+                self.crew.died(slot)
             elif what == "guard":
                 self.guard.died()
             else:
@@ -446,12 +392,15 @@ class Engine:
             self._silence = LOOK_FIRST_S if found else min(LOOK_LAST_S, 2 * self._silence)
             self._look_due = now + self._silence
             self._pace()
-        if self._dead or self._respawn_at or self._kill_at is not None:
-            self._care()
-        if self._forks and now >= self._hello_due:
-            self._hello_due = now + HELLO_EVERY_S
-            self._check_hello()
-        if self.guard.due is not None and self.state <= CLOSING and (now >= self.guard.due or self._has_long_task(now)):
+        failed = self.crew.care(replacing=self.state < STOPPING and self.broken is None)
+        if failed is not None:
+            self._break(failed)
+        self.crew.check_hello(now)
+        if (
+            self.guard.due is not None
+            and self.state <= CLOSING
+            and (now >= self.guard.due or self.crew.has_long_task(LOOK_FIRST_S))
+        ):
             self.guard.start()
         if self.collector.init_error is not None and self.broken is None:
             self._break(self.collector.init_error)
@@ -474,104 +423,7 @@ class Engine:
             return self._closing()
         return True
 
-    # -- deaths ---------------------------------------------------------------------------------------------------
-
-    def _agent_died(self, slot: int) -> None:
-        agent = self._procs.pop(slot)
-        self.selector.unregister(agent.watch_fd)
-        agent.close_watch()
-        self._dead[slot] = agent
-
-    def _care(self) -> None:
-        """Settle deaths, replace agents, and at terminate end those that would not go."""
-        for slot, agent in list(self._dead.items()):
-            if self._settle(slot, agent):
-                del self._dead[slot]
-        now = time.monotonic()
-        for slot, (at, tries) in list(self._respawn_at.items()):
-            if now >= at:
-                del self._respawn_at[slot]
-                self._respawn(slot, tries)
-        if self._kill_at is not None and now >= self._kill_at:
-            for agent in self._procs.values():
-                agent.kill_group()
-            self._kill_at = now + 1.0
-
-    def _settle(self, slot: int, agent: AgentProcess) -> bool:
-        """An agent is gone: deliver what it committed, fail what it ran, replace it. False: come again."""
-        self.collector.collect(slot)
-        claim = self.deques.repair_dead(slot)
-        if claim is None:
-            return False
-        # What it leaves can be stolen, and a finished theft may just have brought more; nobody else rings for it.
-        self.dispatcher.ring_parked(self.deques.queued(slot))
-        base, words = self.segment.layout.agent(slot), self.words
-        state = words[base + L.STATE]
-        clean = state == L.LEAVING
-        if not clean:
-            agent.kill_group()
-        process = agent.process
-        pid = process.pid
-        process.join()
-        exitcode = process.exitcode
-        agent.release()
-        words[base + L.PID], words[base + L.STATE], words[base + L.PARKED] = 0, L.EMPTY, 0
-        self.collector.collect(slot)
-        words[base + L.DONE] = self.collector.collected[slot]  # its own count may lag behind what it committed
-        if claim != L.NONE and self.collector.is_pending(claim):
-            error = AgentDiedError(slot, pid, exitcode, self._describe(claim))
-            self.collector.finish(claim, False, error)
-        if self.state >= STOPPING or state == L.INIT_FAILED or self.broken is not None:
-            return True
-        if clean or state == L.READY:
-            self._failures_in_row = 0
-        else:
-            layout = self.segment.layout
-            since = [a for a in self._procs.values() if a.started > self._last_failure]
-            if any(words[layout.agent(a.slot) + L.STATE] == L.READY for a in since):
-                self._failures_in_row = 0
-            self._last_failure = time.monotonic()
-            self._failures_in_row += 1
-            if self._failures_in_row >= START_FAILURES_ALLOWED * self.agents:
-                self._break(
-                    AgentStartError(
-                        f"{self._failures_in_row} agents in a row died before they could take a task (the last one "
-                        f"with exit code {exitcode}); look at their output above, often the main module cannot be "
-                        "imported"
-                    )
-                )
-                return True
-        if not clean:
-            logger.warning("mpsteal: agent %d (pid %d) died with exit code %s; replaced", slot, pid, exitcode)
-        self._respawn(slot, 0)
-        return True
-
-    def _respawn(self, slot: int, tries: int) -> None:
-        try:
-            self._start_agent(slot)
-        except Exception as error:
-            if tries >= RESPAWN_TRIES:
-                self._break(AgentStartError(f"no process could be started: {error}"))
-                return
-            pause = min(1.0, RESPAWN_PAUSE_S * 2**tries)
-            self._respawn_at[slot] = (time.monotonic() + pause, tries + 1)
-            return
-        self._watch(self._procs[slot])
-
-    def _check_hello(self) -> None:
-        now = time.monotonic()
-        for slot, agent in self._procs.items():
-            if now - agent.started > HELLO_TIMEOUT_S:
-                base = self.segment.layout.agent(slot)
-                if self.words[base + L.STATE] == L.STARTING and not self.words[base + L.PID]:
-                    agent.kill_group()
-
-    def _describe(self, chunk: int) -> str:
-        name = "a callable"
-        if chunk not in self.dispatcher.pages.adrift:  # else its slot may be another chunk's by now
-            number = self.words[self.segment.layout.chunk(chunk) + L.SLOT_FUNCTION]
-            name = self.dispatcher.names.get(number, name)
-        return f"task {chunk} ({name})"
+    # -- giving up ------------------------------------------------------------------------------------------------
 
     def _break(self, error: BaseException) -> None:
         """The pool cannot go on: fail everything now and everything to come."""
@@ -599,25 +451,17 @@ class Engine:
             self._stop_agents(STOPPING)
         if self.state != STOPPING:
             return True
-        if self.broken is not None and self._kill_at is None:
-            # Agents may sit in tasks nobody waits for any more.
-            for agent in self._procs.values():
-                agent.terminate()
-            self._kill_at = time.monotonic() + TERM_GRACE_S
-        return bool(self._procs or self._dead)
+        if self.broken is not None:
+            self.crew.dismiss(busy_ones=False)  # they may sit in tasks nobody waits for any more
+        return not self.crew.is_gone
 
     def _terminating(self) -> bool:
         # Every turn: who submits meanwhile has to be answered, too.
         self._fail_everything(self.broken or PoolTerminatedError("the pool was terminated"))
-        if self._kill_at is None:
+        if self.words[L.STOP] != 2:
             self._stop_agents(TERMINATING)
-            layout, words = self.segment.layout, self.words
-            for slot, agent in self._procs.items():
-                if not words[layout.agent(slot) + L.PARKED]:
-                    agent.terminate()
-            self._respawn_at.clear()
-            self._kill_at = time.monotonic() + TERM_GRACE_S
-        return bool(self._procs or self._dead)
+        self.crew.dismiss(busy_ones=True)
+        return not self.crew.is_gone
 
     def _end(self) -> None:
         with contextlib.suppress(Exception):

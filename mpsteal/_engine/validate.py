@@ -56,7 +56,7 @@ def _restless(engine: Engine, inside: bool) -> str:
     """Who is still moving, in words; empty when nobody is."""
     if not inside and (not engine.asleep or engine.pending):
         return "the engine is at work"
-    if engine._dead or engine._respawn_at:
+    if not engine.crew.is_settled:
         return "a death is being settled"
     layout, words = engine.segment.layout, engine.words
     for slot in range(engine.agents):

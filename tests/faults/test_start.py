@@ -211,7 +211,7 @@ def test_refused_first_process_is_the_callers_error() -> None:
 
 def test_agent_that_never_says_hello_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forked child can hang on a lock that another thread held; so may any start."""
-    monkeypatch.setattr("mpsteal._engine.loop.HELLO_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("mpsteal._engine.crew.HELLO_TIMEOUT_S", 0.3)
     flag = str(tmp_path / "flag")
 
     class Pool(mpsteal.Pool):

@@ -1,0 +1,277 @@
+"""The agents of one pool: started together, settled and replaced when they die, ended together (D6, D12).
+
+    start --> hello --> serves --> leaves by itself ----------.
+                 `--------`-------> dies: settle what it held --+--> a new one in its slot, or none
+
+Engine thread only, but for the first start. What a death costs is decided in `_settle`; whether the pool can go on is
+told to the engine, which has the handles to fail.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .._agent.launch import AgentSpec
+from .._queue import layout as L
+from .._queue.arena import Segment
+from .._queue.deque import Deques
+from ..errors import AgentDiedError, AgentStartError
+from .collect import Collector
+from .dispatch import Dispatcher
+from .health import HELLO_TIMEOUT_S, START_FAILURES_ALLOWED, AgentProcess, interrupts_held, start_process
+
+logger = logging.getLogger("mpsteal")
+
+TERM_GRACE_S = 0.2
+"""Between SIGTERM and SIGKILL at terminate: long enough for a Python-level handler, short enough for `with` blocks."""
+
+KILL_EVERY_S = 1.0
+"""Next SIGKILL for those that are still there then: one that was starting may not have had its group yet."""
+
+HELLO_EVERY_S = 1.0
+"""Time between two looks at forked agents that have not said hello; shorter costs wakes, longer finds one that hangs
+later."""
+
+RETRY_S = 0.001
+"""Next try when a dead agent's neighbour held a lock we need."""
+
+RESPAWN_PAUSE_S, RESPAWN_TRIES = 0.05, 60
+"""When the system refuses a process (EAGAIN): pause before the next try, doubled up to 1 s; then the pool gives up."""
+
+
+class Crew:
+    """All agents, by slot.
+
+    Args:
+        make_spec: everything the agent of a slot is told.
+        make_process: the context's `Process`.
+        forks: whether agents are forks of this process, which may hang on what another thread held.
+    """
+
+    def __init__(
+        self,
+        make_spec: Callable[[int], AgentSpec],
+        make_process: Callable[..., Any],
+        segment: Segment,
+        deques: Deques,
+        dispatcher: Dispatcher,
+        collector: Collector,
+        *,
+        forks: bool,
+    ) -> None:
+        self._make_spec, self._make_process, self._forks = make_spec, make_process, forks
+        self._words, self._layout, self._deques = segment.words, segment.layout, deques
+        self._dispatcher, self._collector = dispatcher, collector
+        self._slots = segment.layout.geometry.slots
+        self._selector: selectors.BaseSelector | None = None
+        self.alive: dict[int, AgentProcess] = {}
+        """Those whose death has not been seen."""
+        self.processes: list[Any] = []
+        """Their process objects, in the order of their slots: what the stock pool calls `_pool`."""
+        self._dead: dict[int, AgentProcess] = {}
+        self._respawn_at: dict[int, tuple[float, int]] = {}
+        self._kill_at: float | None = None
+        self._hello_missing = False
+        self._hello_due = 0.0
+        self._failures_in_row = 0
+        self._last_failure = 0.0
+
+    # -- starting -------------------------------------------------------------------------------------------------
+
+    def start_all(self) -> None:
+        """Start an agent in every slot. Raises what starting a process raises; see `abandon`."""
+        for slot in range(self._slots):
+            self._start(slot)
+
+    def watch_all(self, selector: selectors.BaseSelector) -> None:
+        """Report deaths to this selector, as `("death", slot)`, from now on."""
+        self._selector = selector
+        for agent in self.alive.values():
+            self._watch(agent)
+
+    def _start(self, slot: int) -> None:
+        words, base = self._words, self._layout.agent(slot)
+        words[base + L.STATE], words[base + L.PARKED], words[base + L.RING_FULL] = L.STARTING, 0, 0
+        words[base + L.PID] = 0
+        self._hello_missing = self._forks
+        with interrupts_held():  # until it is known: a Ctrl-C in between would leave an agent nobody ends
+            self.alive[slot] = start_process(self._make_process, self._make_spec(slot), f"mpsteal-{slot}")
+        self.processes = [self.alive[s].process for s in sorted(self.alive)]
+
+    def _watch(self, agent: AgentProcess) -> None:
+        if self._selector is not None:
+            self._selector.register(agent.open_watch(), selectors.EVENT_READ, ("death", agent.slot))
+
+    def abandon(self) -> None:
+        """The start of the pool failed half-way: end what was started."""
+        for agent in self.alive.values():
+            process = agent.process
+            process.terminate()
+            if isinstance(getattr(process, "pid", None), int):
+                agent.kill_group()  # a handler inherited from this program may swallow SIGTERM
+            process.join()
+
+    def _is_starting(self) -> bool:
+        states = [self._words[self._layout.agent(s) + L.STATE] for s in self.alive]
+        self._hello_missing = L.STARTING in states
+        return self._hello_missing
+
+    def check_hello(self, now: float) -> None:
+        """Kill forks that have been silent for too long; they are counted as any other death."""
+        if not self._hello_missing or now < self._hello_due:
+            return
+        self._hello_due = now + HELLO_EVERY_S
+        for slot, agent in self.alive.items():
+            if now - agent.started > HELLO_TIMEOUT_S:
+                base = self._layout.agent(slot)
+                if self._words[base + L.STATE] == L.STARTING and not self._words[base + L.PID]:
+                    agent.kill_group()
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether every agent is dead and settled."""
+        return not (self.alive or self._dead)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no death waits to be settled or replaced."""
+        return not (self._dead or self._respawn_at)
+
+    def due(self) -> list[float]:
+        """Points in time (monotonic clock, s) at which `care` or `check_hello` has something to do."""
+        if self._dead:
+            return [time.monotonic() + RETRY_S]
+        times = [at for at, _ in self._respawn_at.values()]
+        if self._kill_at is not None:
+            times.append(self._kill_at)
+        elif self._hello_missing and self._is_starting():
+            times.append(self._hello_due)
+        return times
+
+    def has_long_task(self, longer_than_s: float) -> bool:
+        """Whether an agent is inside a task for longer than that: it does not watch the parent meanwhile."""
+        words, before = self._words, time.monotonic_ns() - int(longer_than_s * 1e9)
+        bases = map(self._layout.agent, self.alive)
+        return any(0 < words[b + L.STARTED_NS] < before and not words[b + L.PARKED] for b in bases)
+
+    # -- deaths ---------------------------------------------------------------------------------------------------
+
+    def died(self, slot: int) -> None:
+        """The selector has reported a death; `care` settles it."""
+        agent = self.alive.pop(slot)
+        if self._selector is not None:
+            self._selector.unregister(agent.watch_fd)
+        agent.close_watch()
+        self._dead[slot] = agent
+
+    def care(self, *, replacing: bool) -> BaseException | None:
+        """Settle deaths, replace agents if wanted, kill those that would not go. Returns why the pool cannot go on."""
+        if self.is_settled and self._kill_at is None:
+            return None
+        failed: BaseException | None = None
+        for slot, agent in list(self._dead.items()):
+            claim = self._take_over(slot)
+            if claim is not None:
+                del self._dead[slot]
+                state = self._settle(slot, agent, claim)
+                if replacing and state != L.INIT_FAILED and failed is None:
+                    failed = self._replace(agent, state)
+        now = time.monotonic()
+        for slot, (at, tries) in list(self._respawn_at.items()):
+            if now >= at:
+                del self._respawn_at[slot]
+                failed = failed or self._respawn(slot, tries)
+        if self._kill_at is not None and now >= self._kill_at:
+            for agent in self.alive.values():
+                agent.kill_group()
+            self._kill_at = now + KILL_EVERY_S
+        return failed
+
+    def _take_over(self, slot: int) -> int | None:
+        """Deliver what a dead agent committed; returns what it had started, as `Deques.repair_dead` does."""
+        self._collector.collect(slot)
+        return self._deques.repair_dead(slot)
+
+    def _settle(self, slot: int, agent: AgentProcess, claim: int) -> int:
+        """An agent is gone: bury it, and fail what it ran. Returns the state it was in."""
+        # What it leaves can be stolen, and a finished theft may just have brought more; nobody else rings for it.
+        self._dispatcher.ring_parked(self._deques.queued(slot))
+        base, words = self._layout.agent(slot), self._words
+        state = words[base + L.STATE]
+        if state != L.LEAVING:
+            agent.kill_group()
+        agent.process.join()
+        agent.exitcode = agent.process.exitcode
+        agent.release()
+        words[base + L.PID], words[base + L.STATE], words[base + L.PARKED] = 0, L.EMPTY, 0
+        self._collector.collect(slot)
+        words[base + L.DONE] = self._collector.collected[slot]  # its own count may lag behind what it committed
+        if claim != L.NONE and self._collector.is_pending(claim):
+            task = self._dispatcher.describe(claim)
+            self._collector.finish(claim, False, AgentDiedError(slot, agent.process.pid, agent.exitcode, task))
+        return state
+
+    def _replace(self, agent: AgentProcess, state: int) -> BaseException | None:
+        """A new agent in the slot of a dead one, unless too many have died before they could take a task."""
+        if state in (L.LEAVING, L.READY):
+            self._failures_in_row = 0
+        else:
+            since = [a for a in self.alive.values() if a.started > self._last_failure]
+            if any(self._words[self._layout.agent(a.slot) + L.STATE] == L.READY for a in since):
+                self._failures_in_row = 0
+            self._last_failure = time.monotonic()
+            self._failures_in_row += 1
+            if self._failures_in_row >= START_FAILURES_ALLOWED * self._slots:
+                return AgentStartError(
+                    f"{self._failures_in_row} agents in a row died before they could take a task (the last one "
+                    f"with exit code {agent.exitcode}); look at their output above, often the main module cannot be "
+                    "imported"
+                )
+        if state != L.LEAVING:
+            pid, code = agent.process.pid, agent.exitcode
+            logger.warning("mpsteal: agent %d (pid %d) died with exit code %s; replaced", agent.slot, pid, code)
+        return self._respawn(agent.slot, 0)
+
+    def _respawn(self, slot: int, tries: int) -> BaseException | None:
+        try:
+            self._start(slot)
+        except Exception as error:
+            if tries >= RESPAWN_TRIES:
+                return AgentStartError(f"no process could be started: {error}")
+            pause = min(1.0, RESPAWN_PAUSE_S * 2**tries)
+            self._respawn_at[slot] = (time.monotonic() + pause, tries + 1)
+        else:
+            self._watch(self.alive[slot])
+        return None
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def dismiss(self, *, busy_ones: bool) -> None:
+        """End the agents by signal, whatever they do: SIGTERM now, SIGKILL after `TERM_GRACE_S`. Once only.
+
+        With `busy_ones` those that are parked are left alone: they leave by themselves.
+        """
+        if self._kill_at is not None:
+            return
+        for slot, agent in self.alive.items():
+            if not (busy_ones and self._words[self._layout.agent(slot) + L.PARKED]):
+                agent.terminate()
+        self._respawn_at.clear()
+        self._kill_at = time.monotonic() + TERM_GRACE_S
+
+    def kill_all(self) -> None:
+        """The engine itself has failed: leave nobody."""
+        for agent in [*self.alive.values(), *self._dead.values()]:
+            agent.kill_group()
+            agent.close_watch()
+            try:
+                agent.process.join()
+            except Exception:
+                logger.exception("mpsteal: cannot wait for agent %d", agent.slot)
+            agent.release()
