@@ -83,6 +83,8 @@ class Program:
         self.out, self.err = directory / "out", directory / "err"
         environment = dict(os.environ, TMPDIR=str(self.temporary), PYTHONPATH=str(TESTS))
         environment.pop("PYTHONWARNINGS", None)
+        # Else two processes that print a traceback at once write their lines in pieces, one into the other's.
+        environment.pop("PYTHONUNBUFFERED", None)
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, str(self.script), *map(str, arguments)],
