@@ -203,7 +203,7 @@ class Pool:
         return self._state != FOREIGN
 
     def _check_owner(self) -> None:
-        if self._state == FOREIGN:
+        if not self._is_ours():
             raise ValueError("Pool not running: it belongs to the process that made it, a forked child makes its own")
 
     def _check_running(self) -> None:
@@ -384,7 +384,7 @@ class Pool:
 
     def terminate(self) -> None:
         """End the agents now; pending handles raise `PoolTerminatedError`. Returns when all is gone."""
-        if self._state == FOREIGN:
+        if not self._is_ours():
             return
         self._state = TERMINATE
         self._engine.terminate()
@@ -393,8 +393,7 @@ class Pool:
 
     def join(self) -> None:
         """Wait for the agents to leave. Raises ValueError unless `close` or `terminate` was called before."""
-        if self._state == FOREIGN:
-            self._check_running()
+        self._check_owner()
         if self._state == RUN:
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):

@@ -404,11 +404,12 @@ class Pages:
 
     def finish(self, chunk: int) -> Any:
         """A chunk is done with; returns who waited for it, as `sink_of` does."""
-        sink, page = self.sink_of(chunk), self.find(chunk)
+        page = self.find(chunk)
         if page is None:
-            self.adrift.pop(chunk, None)
-        elif sink is not None:
-            i = chunk - page.first
+            return self.adrift.pop(chunk, None)
+        i = chunk - page.first
+        sink = page.sinks[i] if i < page.used else None
+        if sink is not None:
             page.sinks[i] = None
             if i in page.blocks:
                 self.blocks.free(*page.blocks.pop(i))
