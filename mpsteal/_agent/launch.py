@@ -36,7 +36,7 @@ _prctl: Any = None
 
 
 def load_prctl() -> None:
-    """To be called before agents are forked: they inherit the function, and need not load it each for itself."""
+    """To be called before agents are forked, too: they inherit the function, and need not load it each for itself."""
     global _prctl
     if _prctl is None and sys.platform == "linux":
         with contextlib.suppress(ImportError, OSError, AttributeError):
@@ -91,9 +91,11 @@ def agent_main(spec: AgentSpec) -> None:
         with contextlib.suppress(ValueError):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    if spec.dies_with_starter and _prctl is not None:
-        # Until the Manager is there nobody else would end an agent that is inside a task.
-        _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if spec.dies_with_starter:
+        load_prctl()
+        if _prctl is not None:
+            # Until the Manager is there nobody else would end an agent that is inside a task.
+            _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     from .loop import Agent
 
     Agent(spec).run()

@@ -136,6 +136,7 @@ class Engine:
         self.collector = Collector(self.segment, self.locks, self.dispatcher, n, self.waiting)
         method = context.get_start_method() if isinstance(context, mp_context.BaseContext) else "fork"
         self._forks = method == "fork"
+        self._is_starter = method != "forkserver"  # agents are children of this process
         if method == "forkserver":
             forkserver.ensure_running()  # before any start holds signals back: the server would keep that for ever
         if self._forks:
@@ -185,7 +186,7 @@ class Engine:
             initargs=self._initargs,
             max_tasks=self._max_tasks,
             owners_are_fenced=self._owners_are_fenced,
-            dies_with_starter=self._forks and threading.current_thread() in (threading.main_thread(), self.thread),
+            dies_with_starter=self._is_starter and threading.current_thread() in (threading.main_thread(), self.thread),
             inherited=self.segment if self._forks else None,
         )
 

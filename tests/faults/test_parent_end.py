@@ -250,21 +250,23 @@ gates[0].wait()
         wait_until(lambda: not [p for p in parent.family if _runs(p)], "all gone", 4.0)
 
 
-@pytest.mark.parametrize("start_method", ["fork"])
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
 @pytest.mark.parametrize("where", ["main", "engine"])
 def test_parent_killed_before_the_manager_came(run: Run, gates: Gates, where: str) -> None:
-    """A forked agent inside a task is ended by the kernel, whichever thread has started it."""
+    """An agent inside a task is ended by the kernel, whichever thread has started it."""
     text = """
-import mpsteal._engine.loop
-mpsteal._engine.guard.FORK_AFTER_S = 1000
-mpsteal._engine.loop.Engine._has_long_task = lambda *_: False
+import mpsteal._engine.crew
+import mpsteal._engine.guard
+mpsteal._engine.guard.FORK_AFTER_S = mpsteal._engine.guard.SPAWN_AFTER_S = 1000
+mpsteal._engine.crew.Crew.has_long_task = lambda *_: False
 pool = mpsteal.Pool(2, context=context)
 if sys.argv[2].endswith("engine"):
     for process in pool._pool:
         os.kill(process.pid, signal.SIGKILL)
 results = [pool.apply_async(tasks.arrive_and_compute, gates[:1]) for _ in range(2)]
+if pool._engine.guard.pid:
+    sys.exit("there is a Manager")
 gates[1].wait()
-assert not pool._engine.guard.pid
 """
     started, ready = gates(f"started in {where}"), gates("ready")
     with run(text, started, ready) as parent:
