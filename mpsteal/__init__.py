@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         MpstealError,
         PoolTerminatedError,
         RemoteError,
+        SegmentFullError,
         TaskCancelledError,
     )
     from .pool import AgentStats, Pool, PoolStats
@@ -40,6 +41,7 @@ __all__ = [
     "PoolStats",
     "PoolTerminatedError",
     "RemoteError",
+    "SegmentFullError",
     "TaskCancelledError",
     "get_context",
 ]
@@ -52,6 +54,7 @@ _HOMES = {
         "MpstealError",
         "PoolTerminatedError",
         "RemoteError",
+        "SegmentFullError",
         "TaskCancelledError",
     ),
     "pool": ("AgentStats", "Pool", "PoolStats"),

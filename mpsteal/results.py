@@ -96,8 +96,7 @@ class AsyncResult(_Waitable):
 
     Of 100,000 pending calls this object is most of what the parent holds. `_function`, `_args` and `_kwds` are the call
     until it is pickled, then None; `_code` and `_instruction` say where it was submitted; `_callbacks` is a
-    `(callback, error_callback)` pair or None; `_success` and `_value` are there once it is done. Made by
-    `Pool.apply_async`, field by field.
+    `(callback, error_callback)` pair or None; `_success` and `_value` are there once it is done.
     """
 
     __slots__ = (
@@ -121,6 +120,17 @@ class AsyncResult(_Waitable):
     _kwds: Any
     _success: bool
     _value: Any
+
+    def __init__(self, pool: Pool, function: Any, args: Any, kwds: Any, frame: types.FrameType, callbacks: Any) -> None:
+        self._pool = pool
+        self._callbacks = callbacks
+        self._code = frame.f_code
+        self._instruction = frame.f_lasti
+        self._function = function
+        self._args = args
+        self._kwds = kwds
+        self._done = False
+        self._waited = False
 
     __class_getitem__: ClassVar[Any] = classmethod(types.GenericAlias)
 
@@ -323,18 +333,7 @@ class IMapIterator(_Waitable):
             return value
         raise value
 
-    def __next__(self) -> Any:
-        try:
-            entry = self._items.popleft()
-        except IndexError:
-            entry = None
-        ok, value = entry or self._next_slow(None)
-        job = self._job
-        if job is not None and job.buffersize is not None:
-            self._consumed(job)
-        if ok:
-            return value
-        raise value
+    __next__ = next
 
     def _consumed(self, job: Any) -> None:
         pool = self._pool

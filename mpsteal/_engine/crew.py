@@ -114,6 +114,8 @@ class Crew:
             if isinstance(getattr(process, "pid", None), int):
                 agent.kill_group()  # a handler inherited from this program may swallow SIGTERM
             process.join()
+            agent.close_watch()
+            agent.release()
 
     def _is_starting(self) -> bool:
         states = [self._words[self._layout.agent(s) + L.STATE] for s in self.alive]
@@ -209,7 +211,7 @@ class Crew:
         agent.process.join()
         agent.exitcode = agent.process.exitcode
         agent.release()
-        words[base + L.PID], words[base + L.STATE], words[base + L.PARKED] = 0, L.EMPTY, 0
+        words[base + L.PID], words[base + L.STATE], words[base + L.PARKED] = 0, L.VACANT, 0
         self._collector.collect(slot)
         words[base + L.DONE] = self._collector.collected[slot]  # its own count may lag behind what it committed
         if claim != L.NONE and self._collector.is_pending(claim):
@@ -252,15 +254,15 @@ class Crew:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def dismiss(self, *, busy_ones: bool) -> None:
+    def dismiss(self, *, only_busy: bool) -> None:
         """End the agents by signal, whatever they do: SIGTERM now, SIGKILL after `TERM_GRACE_S`. Once only.
 
-        With `busy_ones` those that are parked are left alone: they leave by themselves.
+        With `only_busy` those that are parked are left alone: they leave by themselves.
         """
         if self._kill_at is not None:
             return
         for slot, agent in self.alive.items():
-            if not (busy_ones and self._words[self._layout.agent(slot) + L.PARKED]):
+            if not (only_busy and self._words[self._layout.agent(slot) + L.PARKED]):
                 agent.terminate()
         self._respawn_at.clear()
         self._kill_at = time.monotonic() + TERM_GRACE_S

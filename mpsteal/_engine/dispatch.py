@@ -302,6 +302,7 @@ class Dispatcher:
             try:
                 offset = self.blocks.put(view)
             except OSError as error:
+                batch.refused += 1
                 deliver(sink, False, MemoryError(f"no shared memory for an argument of {size} bytes: {error}"))
                 return
             batch.blocks.append((len(batch.sinks), offset, size))
@@ -389,7 +390,7 @@ class Dispatcher:
         """Take a call that has not started out of wherever it waits.
 
         Returns its chunk number (`layout.NONE` if it had none yet), or None when it is running or finished. What was
-        withdrawn never runs: an agent starts a chunk under the lock that `Deques.remove` takes.
+        withdrawn never runs: `Deques.remove` keeps the agent out.
         """
         if any(item is sink for item in list(self.pending)):
             self.pending.remove(sink)

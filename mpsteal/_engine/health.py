@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import time
@@ -12,8 +11,6 @@ from typing import Any
 
 from .._agent import loop as _preloaded  # noqa: F401  once here, or every forked agent imports it by itself (3 ms)
 from .._agent.launch import AgentSpec, agent_main
-
-logger = logging.getLogger("mpsteal")
 
 START_FAILURES_ALLOWED = 3
 """Deaths in a row before an agent said hello, per agent, until the pool gives up: one is bad luck (the kernel's

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 WINDOW_CHUNKS = 2048
-"""Chunks of one imap in flight. Too few: agents wait for the parent (it wakes every 0.5 ms or so); too many: more
+"""Chunks of one imap in flight. Too few: agents wait for the parent (it wakes every 0.5 to 5 ms); too many: more
 memory for payloads and results nobody fetched yet."""
 
 WINDOW_BYTES = 4 << 20

@@ -39,7 +39,6 @@ from .collect import Collector
 from .crew import Crew
 from .dispatch import Dispatcher
 from .guard import Guard
-from .jobs import Job
 from .validate import validate
 
 logger = logging.getLogger("mpsteal")
@@ -198,9 +197,9 @@ class Engine:
 
     # -- any thread -----------------------------------------------------------------------------------------------
 
-    def submit_job(self, job: Job) -> None:
-        """Queue a job."""
-        self.pending.append(job)
+    def submit(self, item: Any) -> None:
+        """Queue a job, or a single call in its handle."""
+        self.pending.append(item)
         if self.asleep:
             self.wake()
         if self.state > CLOSING:
@@ -415,6 +414,9 @@ class Engine:
             self._fail_everything(self.broken)
         if self.dispatcher.backlog:
             self.dispatcher.refill()
+        if self.collector.waking and (self.pending or self.dispatcher.jobs):
+            # Pickling runs user code, which may take its time, or wait for one whom this result lets go on.
+            self.collector.wake()
         self._stuck = not self.dispatcher.flush()
         if self._stuck and not self.dispatcher.pages.live:
             # Nothing has a page whose end could make room.
@@ -453,7 +455,7 @@ class Engine:
         if self.state != STOPPING:
             return True
         if self.broken is not None:
-            self.crew.dismiss(busy_ones=False)  # they may sit in tasks nobody waits for any more
+            self.crew.dismiss(only_busy=False)  # they may sit in tasks nobody waits for any more
         return not self.crew.is_gone
 
     def _terminating(self) -> bool:
@@ -461,7 +463,7 @@ class Engine:
         self._fail_everything(self.broken or PoolTerminatedError("the pool was terminated"))
         if self.words[L.STOP] != 2:
             self._stop_agents(TERMINATING)
-        self.crew.dismiss(busy_ones=True)
+        self.crew.dismiss(only_busy=True)
         return not self.crew.is_gone
 
     def _end(self) -> None:

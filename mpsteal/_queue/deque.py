@@ -59,13 +59,11 @@ class Deques:
         layout: L.Layout,
         locks: LockSet,
         steal_point: Callable[[int, int], int],
-        stealable: tuple[int, ...] | None = None,
     ) -> None:
         self.words, self.layout, self.locks = words, layout, locks
         self.steal_point = steal_point
         g = layout.geometry
         self.levels = tuple(range(g.levels - 1, -1, -1))  # highest priority first
-        self.stealable = self.levels if stealable is None else stealable
         self._parent = g.slots
         """Stands for the parent where a mark names its holder's slot."""
         self._loot_at = [layout.agent(slot) + L.LOOT_LO for slot in range(g.slots)]
@@ -96,7 +94,7 @@ class Deques:
         could not be mended yet.
 
             the next chunk of a range       the first
-                                            1 lock own          2 repair if marked      3 drop the claim
+                                            1 lock own          2 drop the claim        3 repair if marked
             4 claim := lo                   4 where it is claimed, claim := lo
             5 marked, or no chunk left:
               start over on the right
@@ -126,12 +124,12 @@ class Deques:
                     w[range_at] = chunk + 1
                     return chunk
             lock()
+            # First of all: where it points there may be another range once a head has moved, or a steal of our own.
+            w[claim] = L.NONE
+            range_at = -1
             if w[mark] and not repair(slot):
                 unlock()
                 return RETRY
-            # Before a head moves: the entry the claim points at may hold another range then.
-            w[claim] = L.NONE
-            range_at = -1
             for level, head_at, entries in rings:
                 at = loot_lo
                 chunk = w[at]
@@ -169,11 +167,12 @@ class Deques:
         Returns `STOLEN`, `EMPTY`, or `RETRY` (the victim's lock was busy, or a repair is due: try again, do not
         park). `STOLEN` also when the thief's own deque turned out not to be empty.
 
-            1 lock own          2 try the victim's      3 mark both       4 fence for its owner
-            5 journal           6 victim's hi := mid  (the commit)        7 loot := [mid, hi)
-            8 clear journal     9 clear marks          10 unlock both
+             1 lock own         2 repair if marked      3 try the victim's    4 repair if marked
+             5 mark both        6 fence for its owner   7 look at its claim   8 journal
+             9 victim's hi := mid  (the commit)        10 loot := [mid, hi)
+            11 clear journal and marks                 12 unlock both
 
-        Death before 6 undoes itself, after 6 any holder of both locks finishes 7 to 9 (`_repair`).
+        Death before 9 undoes itself, after 9 any holder of both locks does 10 and 11 (`_repair`).
         """
         w, locks, lay = self.words, self.locks, self.layout
         me, him = lay.agent(thief), lay.agent(victim)
@@ -201,7 +200,7 @@ class Deques:
         w, lay = self.words, self.layout
         me, him = lay.agent(thief), lay.agent(victim)
         found = EMPTY
-        for level in self.stealable:
+        for level in self.levels:
             at = self._last_range(victim, level)
             if at < 0:
                 continue
@@ -227,7 +226,7 @@ class Deques:
         return found
 
     def _finish(self, thief: int, victim: int) -> None:
-        """Steps 7 to 9, from the journal alone, so that whoever repairs runs the same code."""
+        """Steps 10 and 11, from the journal alone, so that whoever repairs runs the same code."""
         w = self.words
         me, him = self.layout.agent(thief), self.layout.agent(victim)
         w[me + L.LOOT_LEVEL] = w[me + L.J_LEVEL]

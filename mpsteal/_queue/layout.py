@@ -21,14 +21,14 @@ CLAIM, STARTED_NS, RESULT_TAIL, DONE, BUSY_NS, LOADED, CLAIM_AT = 0, 1, 2, 3, 4,
 RESULT_HEAD, BLOCKS_FREED = 8, 9  # written by the parent
 PARKED, RING_FULL, STATE, PID = 16, 17, 18, 19  # written by the agent (the parent resets them between agents)
 MARK, J_VICTIM, J_ENTRY, J_MID, J_HI, J_LEVEL = 24, 25, 26, 27, 28, 29  # under the lock
-LOOT_LO, LOOT_HI, LOOT_LEVEL = 32, 33, 34  # under the lock
+LOOT_LO, LOOT_HI, LOOT_LEVEL = 32, 33, 34  # under the lock, but that the owner moves `lo` without
 STEALS, STEALS_FAILED, CHUNKS_STOLEN, STOLEN_FROM, REPAIRS = 40, 41, 42, 43, 44
 LEVELS_AT = 48  # then HEAD, TAIL per level, then the entries
 
 NONE = -1
 
 # States of an agent.
-EMPTY, STARTING, READY, LEAVING, INIT_FAILED = 0, 1, 2, 3, 4
+VACANT, STARTING, READY, LEAVING, INIT_FAILED = 0, 1, 2, 3, 4
 
 # Words of a chunk slot.
 SLOT_OFFSET, SLOT_SIZE, SLOT_FUNCTION, SLOT_FLAGS = 0, 1, 2, 3

@@ -31,9 +31,9 @@ def lock_files(slots: int) -> Iterator[int]:
     """Descriptors of the files that `Locks` wants for that many slots.
 
     A file for each slot and one for the fence: the kernel has one spin lock per file, and two agents that lock
-    different bytes of the same file meet there for every task (2.5 us for lock and unlock instead of 1.75, measured
-    with two agents where one alone takes 1.6). Where stores may overtake each other it is one file for all, so that
-    every section and every fence passes through the same spin lock.
+    different bytes of the same file meet there (2.5 us for lock and unlock instead of 1.75, measured with two agents
+    where one alone takes 1.6), for every task where there is no `membarrier`. Where stores may overtake each
+    other it is one file for all, so that every section and every fence passes through the same spin lock.
     """
     for _ in range(slots + 1 if STORES_ARE_ORDERED else 1):
         yield anonymous_file("locks", slots + 1)

@@ -32,7 +32,7 @@ SERVE_AFTER_S = 0.2
 """How long the guard waits before it serves: sooner, short pools pay for imports and a socket they never use."""
 
 STATE_NAMES = {
-    L.EMPTY: "empty",
+    L.VACANT: "empty",
     L.STARTING: "starting",
     L.READY: "ready",
     L.LEAVING: "leaving",

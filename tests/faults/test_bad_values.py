@@ -153,6 +153,47 @@ def test_no_memory_to_pickle_leaves_no_job_behind() -> None:
         pool.join()
 
 
+class WaitsForAnEvent:
+    """When it is pickled."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+        self.came: bool | None = None
+
+    def __reduce__(self) -> Any:
+        self.came = self.event.wait(ALARM_S / 4)
+        return int, ()
+
+
+def test_result_that_is_there_reaches_its_waiter_before_more_is_pickled(pool: mpsteal.Pool) -> None:
+    """The two come in one turn of the engine; what is pickled waits for whom the result lets go on."""
+    engine: Any = pool._engine
+    collect, went_on = engine.collector.collect, threading.Event()
+    waits = WaitsForAnEvent(went_on)
+    handles: list[Any] = []
+
+    def collect_and_submit(*slots: int) -> int:
+        found: int = collect(*slots)
+        if found and not handles:
+            handles.append(pool.apply_async(tasks.identity, (waits,)))
+        return found
+
+    engine.collector.collect = collect_and_submit
+    try:
+        assert pool.apply(tasks.double, (1,)) == 2
+        went_on.set()
+        assert handles[0].get(ALARM_S) == 0
+    finally:
+        del engine.collector.collect
+    assert waits.came
+
+
+def test_every_refusal_names_the_line_of_its_submit(pool: mpsteal.Pool) -> None:
+    for _ in range(300):
+        with pytest.raises((AttributeError, pickle.PicklingError), match=r"submitted at .*test_bad_values\.py:"):
+            pool.apply(lambda: 1)
+
+
 class WaitsInTheEngine:
     def __init__(self, result: Any) -> None:
         self.result = result

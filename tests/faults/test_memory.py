@@ -15,7 +15,7 @@ from typing import Any
 import fault_tasks as tasks
 import psutil
 import pytest
-from waiting import program, wait_idle, wait_until
+from waiting import ALARM_S, program, wait_idle, wait_until
 
 import mpsteal
 
@@ -291,6 +291,34 @@ def test_start_that_fails_for_memory_leaves_nothing(monkeypatch: pytest.MonkeyPa
         warnings.simplefilter("ignore")
         mpsteal.Pool(2)
     assert psutil.Process().num_fds() == before
+
+
+@pytest.mark.parametrize("count", [1, 100, 1000])
+@pytest.mark.parametrize("form", ["map", "map by ones", "imap", "apply_async"])
+def test_no_memory_for_any_argument(open_pool: Open, monkeypatch: pytest.MonkeyPatch, form: str, count: int) -> None:
+    """Also when whole batches come to nothing: each call is refused, nobody waits, and the pool ends."""
+
+    def refuse(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pool = open_pool(2, "fork")
+    monkeypatch.setattr(pool._engine.dispatcher.blocks, "put", refuse)
+    large = [bytes(200_000)] * count
+    if form == "imap":
+        results = pool.imap(len, large)
+        for _ in large:
+            with pytest.raises(MemoryError):
+                results.next(ALARM_S)
+    elif form == "apply_async":
+        for handle in [pool.apply_async(len, (item,)) for item in large]:
+            with pytest.raises(MemoryError):
+                handle.get(ALARM_S)
+    else:
+        with pytest.raises(MemoryError):
+            pool.map_async(len, large, chunksize=1 if form == "map by ones" else None).get(ALARM_S)
+    assert pool.apply(len, ([1, 2],)) == 2
+    pool.close()
+    pool.join()
 
 
 # -- little address space -------------------------------------------------------------------

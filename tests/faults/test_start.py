@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fault_tasks as tasks
+import psutil
 import pytest
 from gates import Gates
 from waiting import agent_pids, lines, program, wait_gone, wait_idle, wait_until
@@ -118,6 +120,24 @@ def test_initializer_is_killed_at_terminate(open_pool: Open, gates: Gates) -> No
 def test_unpicklable_initializer_under_spawn_leaves_nothing() -> None:
     with pytest.raises((TypeError, AttributeError, Exception), match=r"(?i)pickle|local|lambda"):
         mpsteal.Pool(2, initializer=lambda: None, context=multiprocessing.get_context("spawn"))
+
+
+def test_no_thread_to_be_had_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agents have been started by then, and are watched."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "mpsteal-engine":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    mpsteal.Pool(2).terminate()  # what the first of a process opens for good
+    before = psutil.Process().num_fds()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="can't start"):
+            mpsteal.Pool(2)
+    assert psutil.Process().num_fds() == before
 
 
 BROKEN_MAIN = """

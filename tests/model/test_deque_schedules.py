@@ -16,7 +16,8 @@ import pytest
 from scene import TAKE, Scene, mutant, steal
 from world import ModelLocks, Violation, World, explore, explore_randomly, seed
 
-from mpsteal._queue.deque import Deques
+from mpsteal._queue import layout as L
+from mpsteal._queue.deque import RETRY, Deques
 
 Check = Callable[[], None]
 SceneMaker = Callable[[World, type[Deques]], Check]
@@ -317,6 +318,21 @@ def test_model_finds_the_missing_fence() -> None:
     explore(scene, memory="sc")  # no fence is needed where stores land at once
     with pytest.raises(Violation, match="ran twice"):
         explore(scene, memory="tso")
+
+
+def test_refused_owner_claims_nothing() -> None:
+    """Its own steal may write a new range where the claim would point, and then the claim would count."""
+    world = World(lambda world: lambda: None)
+    scene = Scene(world, 3)
+    scene.loot(0, 1, 3)
+    take = scene.deques.make_take(0)
+    assert take() == 1
+    thief, victim = scene.layout.agent(2), scene.layout.agent(0)
+    world.cells[victim + L.MARK] = world.cells[thief + L.MARK] = 2 + 1  # it died there
+    world.cells[thief + L.J_VICTIM] = 0 + 1
+    scene.locks.try_lock = lambda slot: False  # type: ignore[method-assign]  # and somebody else is at its lock
+    assert take() == RETRY
+    assert world.cells[victim + L.CLAIM] == L.NONE
 
 
 def test_higher_level_comes_first_whatever_came_last() -> None:

@@ -18,7 +18,7 @@ NOT_WORDS = {
     # sizes and values; the offset of the rings, which the README gives as a formula
     *("HEADER_WORDS", "MAGIC_VALUE", "LEVELS_AT", "NONE", "INT_LIMIT", "SLOT_WORDS", "FUNCTION_WORDS"),
     # states
-    *("EMPTY", "STARTING", "READY", "LEAVING", "INIT_FAILED"),
+    *("VACANT", "STARTING", "READY", "LEAVING", "INIT_FAILED"),
     # flags of a chunk's slot
     *("KIND_CALL", "KIND_CALL_KWDS", "KIND_MAP", "KIND_STARMAP", "KIND_INT", "KIND_TWO_INTS", "KIND_MASK", "IN_BLOCK"),
     "INLINE_FUNCTION",
