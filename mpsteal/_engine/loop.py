@@ -64,8 +64,11 @@ nothing, too long holds up a signal handler that joins."""
 
 
 class Engine:
-    """What the front doors know (D13): `submit`, `cancel`, `close`, `terminate`, `join`, `status`; `pending`, `asleep` and
-    `wake` for who spells `submit` out; `waiting`, `set_pace` and `polled` for who waits."""
+    """What the front doors know (D13).
+
+    `submit`, `cancel`, `close`, `terminate`, `join`, `status`; `pending`, `asleep` and `wake` for who spells `submit`
+    out; `waiting`, `set_pace` and `polled` for who waits.
+    """
 
     def __init__(
         self,
