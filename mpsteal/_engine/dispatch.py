@@ -9,11 +9,13 @@ Engine thread only, but for `pending`, to which any thread appends.
 from __future__ import annotations
 
 import pickle
+import time
 from array import array
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
-from .._agent.serialize import BufferLostError, Encoder, is_by_reference
+from .._agent.serialize import Encoder, is_by_reference
 from .._policy.placement import split_evenly, split_range
 from .._queue import layout as L
 from .._queue.arena import Blocks, Functions, Page, Pages, Segment
@@ -29,7 +31,11 @@ Small batches cost a fence and a look at every agent each (about 10 us); large o
 
 BATCHES_PER_TURN = 8
 """Batches between two looks at results, deaths and the pool's state. Fewer: more such looks (20 us each) in a flood of
-submits; more: results, `terminate` and `cancel` wait for it (8 batches of 1,024 take about 10 ms)."""
+submits; more: results, `terminate` and `cancel` wait for it (8 batches, 4,064 calls, take about 4 ms)."""
+
+TURN_CPU_S = 0.01
+"""No further batch in this turn once pickling has computed for so long (s): for arguments that are slow to pickle.
+Less: more turns; more: as above."""
 
 
 _NO_FUNCTION = object()
@@ -88,9 +94,10 @@ class Dispatcher:
     # -- flushing -------------------------------------------------------------------------------------------------
 
     def flush(self) -> bool:
-        """Send what can be sent now, at most `BATCHES_PER_TURN` batches; False when pages ran out."""
+        """Send what can be sent now, up to `BATCHES_PER_TURN` and `TURN_CPU_S`; False when pages ran out."""
         self._batch = FIRST_BATCH
         self.has_more = False
+        until = time.thread_time() + TURN_CPU_S
         for _ in range(BATCHES_PER_TURN):
             if not (self.pending or self._carry is not None or any(map(self._can_feed, self.jobs))):
                 return True
@@ -99,6 +106,8 @@ class Dispatcher:
                 return False
             if not self._fill(page):
                 return True
+            if time.thread_time() > until:
+                break
         self.has_more = True
         return True
 
@@ -123,7 +132,9 @@ class Dispatcher:
                     self._take_job(job, batch)
             if not batch.is_full:
                 self._take_pending(batch)
-        except BufferLostError:
+            if sinks:
+                first = self.pages.append(page, array("q", batch.slots), self.encoder.buffer.getbuffer(), sinks)
+        except MemoryError:  # what pickling itself raises has been dealt with
             self._fail_batch(batch, MemoryError("no memory to pickle what was submitted together with this call"))
             self.encoder.renew()
             return True
@@ -131,7 +142,6 @@ class Dispatcher:
             self._fail_batch(batch, error)
             raise
         if sinks:
-            first = self.pages.append(page, array("q", batch.slots), self.encoder.buffer.getbuffer(), sinks)
             self.inflight += len(sinks)
             for i, offset, size in batch.blocks:
                 page.blocks[first - page.first + i] = (offset, size)
@@ -392,7 +402,7 @@ class Dispatcher:
         Returns its chunk number (`layout.NONE` if it had none yet), or None when it is running or finished. What was
         withdrawn never runs: `Deques.remove` keeps the agent out.
         """
-        if any(item is sink for item in list(self.pending)):
+        with suppress(ValueError):
             self.pending.remove(sink)
             sink._forget_call()
             return L.NONE
@@ -400,8 +410,12 @@ class Dispatcher:
             self._carry = None
             return L.NONE
         for page in self.pages.table:
-            if page is not None and sink in page.sinks:
-                return self._remove(page.first + page.sinks.index(sink))
+            if page is not None:
+                try:
+                    chunk = page.first + page.sinks.index(sink)
+                except ValueError:
+                    continue
+                return self._remove(chunk)
         return None
 
     def _remove(self, chunk: int) -> int | None:

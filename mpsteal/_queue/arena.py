@@ -388,10 +388,10 @@ class Pages:
         self.segment.data[at : at + size] = data
         word = self.layout.chunk(first)
         self.segment.words[word : word + 4 * n] = memoryview(slots)
+        page.sinks += sinks  # the last step that can fail for memory: all or nothing
         page.bytes_used += size
         page.used += n
         page.left += n
-        page.sinks += sinks
         return first
 
     def sink_of(self, chunk: int) -> Any:

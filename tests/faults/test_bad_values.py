@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
 from typing import Any
@@ -151,6 +152,41 @@ def test_no_memory_to_pickle_leaves_no_job_behind() -> None:
                 result.get()
         pool.close()
         pool.join()
+
+
+def test_no_memory_for_a_batch_costs_only_that_batch(pool: mpsteal.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in it are nowhere else by then."""
+    pages: Any = pool._engine.dispatcher.pages
+    append = pages.append
+
+    def refuse_once(*args: Any) -> int:
+        monkeypatch.setattr(pages, "append", append)
+        raise MemoryError
+
+    for submit in (
+        lambda: pool.apply_async(tasks.double, (1,)),
+        lambda: pool.map_async(tasks.double, range(3)),
+    ):
+        monkeypatch.setattr(pages, "append", refuse_once)
+        with pytest.raises(MemoryError):
+            submit().get(ALARM_S)
+    assert pool.apply(tasks.double, (2,)) == 4
+
+
+class SlowToPickle:
+    def __reduce__(self) -> Any:
+        until = time.thread_time() + 0.002
+        while time.thread_time() < until:
+            pass
+        return int, ()
+
+
+def test_slow_pickling_does_not_hold_results_up(pool: mpsteal.Pool) -> None:
+    """In one turn of the engine no more is pickled than takes a moment."""
+    slow = [pool.apply_async(tasks.identity, (SlowToPickle(),)) for _ in range(300)]
+    assert slow[0].get(ALARM_S) == 0
+    assert slow[-1]._function is not None, "everything was pickled before the first result was looked at"
+    assert [handle.get(ALARM_S) for handle in slow] == [0] * 300
 
 
 class WaitsForAnEvent:
