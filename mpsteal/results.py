@@ -96,7 +96,8 @@ class AsyncResult(_Waitable):
 
     Of 100,000 pending calls this object is most of what the parent holds. `_function`, `_args` and `_kwds` are the call
     until it is pickled, then None; `_code` and `_instruction` say where it was submitted; `_callbacks` is a
-    `(callback, error_callback)` pair or None; `_success` and `_value` are there once it is done.
+    `(callback, error_callback)` pair or None; `_success` and `_value` are there once it is done. Made by
+    `Pool.apply_async`, field by field.
     """
 
     __slots__ = (
@@ -120,17 +121,6 @@ class AsyncResult(_Waitable):
     _kwds: Any
     _success: bool
     _value: Any
-
-    def __init__(self, pool: Pool, function: Any, args: Any, kwds: Any, frame: types.FrameType, callbacks: Any) -> None:
-        self._pool = pool
-        self._callbacks = callbacks
-        self._code = frame.f_code
-        self._instruction = frame.f_lasti
-        self._function = function
-        self._args = args
-        self._kwds = kwds
-        self._done = False
-        self._waited = False
 
     __class_getitem__: ClassVar[Any] = classmethod(types.GenericAlias)
 

@@ -502,7 +502,7 @@ MUTANTS: dict[str, tuple[tuple[tuple[str, str], ...], SceneMaker]] = {
     ),
     "owner starts a range without its lock": (
         (
-            ("            lock()\n            if w[mark]", "            if w[mark]"),
+            ("            lock()\n            # First", "            # First"),
             ("                    range_at = at\n                unlock()\n", "                    range_at = at\n"),
             ("            unlock()\n            return EMPTY", "            return EMPTY"),
         ),
