@@ -232,8 +232,8 @@ class Pool:
         if self._state != RUN:
             self._check_running()
         # Field by field, not by a constructor: one Python call less in the hottest path of the parent (0.2 us). The
-        # call travels in its handle: each further object per task has the garbage collector come sooner (two tuples more
-        # took 0.6 us).
+        # call travels in its handle: each further object per task has the garbage collector come sooner (two tuples
+        # more took 0.6 us).
         result = _new_result(AsyncResult)
         result._pool = self
         result._callbacks = (callback, error_callback) if callback or error_callback else None
