@@ -122,7 +122,7 @@ class Crew:
         self._hello_missing = L.STARTING in states
         return self._hello_missing
 
-    def check_hello(self, now: float) -> None:
+    def _check_hello(self, now: float) -> None:
         """Kill forks that have been silent for too long; they are counted as any other death."""
         if not self._hello_missing or now < self._hello_due:
             return
@@ -145,10 +145,15 @@ class Crew:
         """Whether no death waits to be settled or replaced."""
         return not (self._dead or self._respawn_at)
 
-    def due(self) -> list[float]:
-        """Points in time (monotonic clock, s) at which `care` or `check_hello` has something to do."""
+    @property
+    def needs_care(self) -> bool:
+        """Whether `care` has, or may soon have, something to do."""
+        return bool(self._dead or self._respawn_at or self._hello_missing) or self._kill_at is not None
+
+    def due(self, now: float) -> list[float]:
+        """Points in time (monotonic clock, s) at which `care` has something to do."""
         if self._dead:
-            return [time.monotonic() + RETRY_S]
+            return [now + RETRY_S]
         times = [at for at, _ in self._respawn_at.values()]
         if self._kill_at is not None:
             times.append(self._kill_at)
@@ -172,11 +177,13 @@ class Crew:
         agent.close_watch()
         self._dead[slot] = agent
 
-    def care(self, *, replacing: bool) -> BaseException | None:
-        """Settle deaths, replace agents if wanted, kill those that would not go. Returns why the pool cannot go on."""
-        if self.is_settled and self._kill_at is None:
-            return None
+    def care(self, now: float, *, replacing: bool) -> BaseException | None:
+        """Settle deaths, replace agents if wanted, kill those that are silent or would not go.
+
+        Returns why the pool cannot go on, if so.
+        """
         failed: BaseException | None = None
+        self._check_hello(now)
         for slot, agent in list(self._dead.items()):
             claim = self._take_over(slot)
             if claim is not None:
@@ -184,7 +191,6 @@ class Crew:
                 state = self._settle(slot, agent, claim)
                 if replacing and state != L.INIT_FAILED and failed is None:
                     failed = self._replace(agent, state)
-        now = time.monotonic()
         for slot, (at, tries) in list(self._respawn_at.items()):
             if now >= at:
                 del self._respawn_at[slot]

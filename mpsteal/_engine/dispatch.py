@@ -95,8 +95,10 @@ class Dispatcher:
 
     def flush(self) -> bool:
         """Send what can be sent now, up to `BATCHES_PER_TURN` and `TURN_CPU_S`; False when pages ran out."""
-        self._batch = FIRST_BATCH
         self.has_more = False
+        if not (self.pending or self.jobs or self._carry is not None):
+            return True
+        self._batch = FIRST_BATCH
         until = time.thread_time() + TURN_CPU_S
         for _ in range(BATCHES_PER_TURN):
             if not (self.pending or self._carry is not None or any(map(self._can_feed, self.jobs))):

@@ -337,7 +337,8 @@ class Engine:
             return 0.0
         now = time.monotonic()
         due = [self._look_due] if self.dispatcher.inflight else []
-        due += self.crew.due()
+        if self.crew.needs_care:
+            due += self.crew.due(now)
         if self.guard.due is not None and self.state <= CLOSING:
             due.append(self.guard.due)
         return max(0.0, min(due) - now) if due else None
@@ -396,10 +397,10 @@ class Engine:
             self._silence = LOOK_FIRST_S if found else min(LOOK_LAST_S, 2 * self._silence)
             self._look_due = now + self._silence
             self._pace()
-        failed = self.crew.care(replacing=self.state < STOPPING and self.broken is None)
-        if failed is not None:
-            self._break(failed)
-        self.crew.check_hello(now)
+        if self.crew.needs_care:
+            failed = self.crew.care(now, replacing=self.state < STOPPING and self.broken is None)
+            if failed is not None:
+                self._break(failed)
         if (
             self.guard.due is not None
             and self.state <= CLOSING
@@ -408,7 +409,8 @@ class Engine:
             self.guard.start()
         if self.collector.init_error is not None and self.broken is None:
             self._break(self.collector.init_error)
-        self._do_cancels()
+        if self._cancels:
+            self._do_cancels()
         if self._limits_lifted:
             for job in self.dispatcher.jobs:  # those that were still pending then come by in a later turn
                 job.buffersize = None
