@@ -2,9 +2,10 @@
 
 An owner that starts a chunk stores its claim and then looks for a thief; a thief stores its mark and then looks at the
 claim. Both need a fence in between, and the owner's would be a system call for every task. `membarrier` makes all
-processes that have registered for it pass through a fence, wherever they are: one call by the thief, who comes seldom (1.4 us,
-14 us if it has to interrupt an owner that computes on another core), in place of one by the owner, who comes always. The technique is known as an asymmetric fence (Dice, Huang and
-Yang, "Asymmetric Dekker synchronization", 2001; membarrier(2)).
+processes that have registered for it pass through a fence, wherever they are: one call by the thief, who comes seldom
+(1.4 us, 14 us if it has to interrupt an owner that computes on another core), in place of one by the owner, who comes
+always. The technique is known as an asymmetric fence (Dice, Huang and Yang, "Asymmetric Dekker synchronization", 2001;
+membarrier(2)).
 
 Linux on x86-64 only: elsewhere stores may overtake stores, which one fence between two accesses does not mend.
 """
