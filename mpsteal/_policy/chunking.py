@@ -18,11 +18,12 @@ CHUNKS_AHEAD_PER_AGENT = 64
 """Chunks cut ahead of the agents, at most. Fewer: agents wait for a parent that is busy; more: later chunks are cut by
 an older estimate."""
 
-AHEAD_NS, LEAST_AHEAD_PER_AGENT = 20_000_000, 4
+AHEAD_NS, LEAST_AHEAD_PER_AGENT = 15_000_000, 3
 """How much work is handed out ahead, per agent: so long (ns), and never fewer chunks than that. Less: agents wait for a
 parent that is busy in one C call, or has not heard of their results yet (5 ms); more: a long item is the later for
-those before it that agents take out of order (64 items of 4 ms, for 8 agents: a quarter of a second; with 30 ms the
-heavy tail of the bench ended at up to 1.15 of its bound, with 20 ms at up to 1.06)."""
+those before it that agents take out of order (64 items of 4 ms, for 8 agents: a quarter of a second; the heavy tail of
+the bench ended at up to 1.15 of its bound with 30 ms, at up to 1.14 with 20 ms and 4 chunks, at up to 1.06 with 15 ms
+and 3; with 8 ms and 1 the agents waited for the parent where the heaviest came first: 1.06 in place of 1.04)."""
 
 
 MEMORY = 0.5
