@@ -31,6 +31,7 @@ class Field(NamedTuple):
 HEADER = (
     Field("MAGIC", 'marks a segment, "mpsteal1"', "parent, once", "people with a debugger", "none"),
     Field("STOP", "0: go on, 1: leave when idle, 2: leave now", "parent", "agents", "none, then a ring"),
+    Field("SLOTS_USED", "1 + the highest slot that ever had an agent", "parent", "agents", "none"),
     Field("RING_AFTER_NS", "how long busy agents let results lie before they ring (ns)", "parent", "agents", "none"),
     Field("LOOKED_NS", "when the parent last looked at all rings (monotonic clock, ns)", "parent", "agents", "none"),
 )
@@ -63,6 +64,15 @@ AGENT = (
     Field("BUSY_NS", "time spent in tasks (ns)", "agent, before it rings", "parent, Manager", "none"),
     Field("RESULT_HEAD", "bytes read from the result ring, ever", "parent", "agent", "none"),
     Field("BLOCKS_FREED", "blocks of results given back, ever", "parent", "agent", "none"),
+    Field("LEAVE", "1: finish what is queued here, then leave", "parent", "agent", "none, then a ring"),
+    Field(
+        "HELD",
+        "1 + the highest level of what the parent would hand to this agent; 0: nothing",
+        "parent",
+        "agent",
+        "none, fence",
+    ),
+    Field("NEWS", "grows with every push to this agent and every change of HELD", "parent", "agent", "none"),
     Field(
         "PARKED",
         "1 while it waits at its doorbell",
@@ -125,7 +135,7 @@ SLOT = (
     Field("SLOT_FUNCTION", "the function's number; -1: in the payload", "parent", "agents", "none"),
     Field(
         "SLOT_FLAGS",
-        "bits 0-1: kind of call; bit 2: in a block; bit 3: one small int, bit 4: two",
+        "bits 0-1: kind of call; bit 2: in a block; bit 3: one small int, bit 4: two; from bit 8 on: its class",
         "parent",
         "agents",
         "none",

@@ -4,8 +4,8 @@ A drop-in for `multiprocessing.Pool` that balances itself by work stealing and n
 
 Layers, each importing only what stands below it:
 
-    pool (front door)  ->  _engine (one thread in the parent)  ->  _agent (worker processes)
-                                                                ->  _queue (shared memory), _policy (pure decisions)
+    pool, scheduler  ->  _engine (one thread in the parent)  ->  _agent (worker processes)
+    (front doors)                                            ->  _queue (shared memory), _policy (pure decisions)
 """
 
 from __future__ import annotations
@@ -17,22 +17,34 @@ if TYPE_CHECKING:
     from .errors import (
         AgentDiedError,
         AgentStartError,
+        ConfigError,
+        DeadlineWarning,
+        DependencyError,
         MpstealError,
         PoolTerminatedError,
         RemoteError,
         SegmentFullError,
         TaskCancelledError,
+        TaskTimeoutError,
+        UnmatchedTaskError,
     )
+    from .metrics import WorkStealingMetrics
     from .pool import AgentStats, Pool, PoolStats
     from .results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
+    from .scheduler import WorkStealingScheduler
+    from .tasks import Agent, Task
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
     "AgentDiedError",
     "AgentStartError",
     "AgentStats",
     "AsyncResult",
+    "ConfigError",
+    "DeadlineWarning",
+    "DependencyError",
     "IMapIterator",
     "IMapUnorderedIterator",
     "MapResult",
@@ -42,7 +54,12 @@ __all__ = [
     "PoolTerminatedError",
     "RemoteError",
     "SegmentFullError",
+    "Task",
     "TaskCancelledError",
+    "TaskTimeoutError",
+    "UnmatchedTaskError",
+    "WorkStealingMetrics",
+    "WorkStealingScheduler",
     "get_context",
 ]
 
@@ -51,14 +68,22 @@ _HOMES = {
     "errors": (
         "AgentDiedError",
         "AgentStartError",
+        "ConfigError",
+        "DeadlineWarning",
+        "DependencyError",
         "MpstealError",
         "PoolTerminatedError",
         "RemoteError",
         "SegmentFullError",
         "TaskCancelledError",
+        "TaskTimeoutError",
+        "UnmatchedTaskError",
     ),
+    "metrics": ("WorkStealingMetrics",),
     "pool": ("AgentStats", "Pool", "PoolStats"),
     "results": ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"),
+    "scheduler": ("WorkStealingScheduler",),
+    "tasks": ("Agent", "Task"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -85,5 +85,92 @@ class RemoteError(MpstealError, _MaybeEncodingError):  # type: ignore[misc]  # A
         )
 
 
+class ConfigError(MpstealError, ValueError):
+    """A configuration has a key or a value that it must not have, or is no configuration at all.
+
+    Attributes:
+        file: the file's path, or "a mapping", "a Config", "environment", "keyword".
+        line: its line, counted from 1, that of the key where there is one; None: not a file.
+        key: dotted name; None: the fault is not at a key.
+        found: what is there, in words.
+        allowed: what may be there, in words.
+        nearest: the known key that looks most like an unknown one; None: the key is known, or none looks like it.
+    """
+
+    def __init__(
+        self, file: str, line: int | None, key: str | None, found: str, allowed: str, nearest: str | None = None
+    ) -> None:
+        super().__init__(file, line, key, found, allowed, nearest)
+        self.file, self.line, self.key = file, line, key
+        self.found, self.allowed, self.nearest = found, allowed, nearest
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        key = "" if self.key is None else f"{self.key}: "
+        hint = "" if self.nearest is None else f"; did you mean {self.nearest}?"
+        return f"{where}: {key}found {self.found}; allowed: {self.allowed}{hint}"
+
+
+class DependencyError(MpstealError):
+    """A task that this one depends on did not succeed, so this one never ran.
+
+    `__cause__` is what the root raised.
+
+    Attributes:
+        task, task_id: the task that never ran.
+        root, root_id: the task whose failure it all goes back to.
+        reason: what became of the root, in words.
+    """
+
+    def __init__(self, task: str, task_id: int, root: str, root_id: int, reason: str) -> None:
+        super().__init__(task, task_id, root, root_id, reason)
+        self.task, self.task_id, self.root, self.root_id, self.reason = task, task_id, root, root_id, reason
+
+    def __str__(self) -> str:
+        return (
+            f"task {self.task_id} ({self.task!r}) never ran: it depends on task {self.root_id} ({self.root!r}), which "
+            f"did not succeed ({self.reason})"
+        )
+
+
+class TaskTimeoutError(MpstealError, TimeoutError):
+    """The task ran for longer than its `timeout`, and was ended together with its agent's process.
+
+    Attributes:
+        task: its name.
+        timeout_s: the limit, counted from its start (seconds).
+    """
+
+    def __init__(self, task: str, timeout_s: float) -> None:
+        super().__init__(task, timeout_s)
+        self.task, self.timeout_s = task, timeout_s
+
+    def __str__(self) -> str:
+        return f"task {self.task!r} ran for longer than its {self.timeout_s:g} s; its agent was ended and replaced"
+
+
+class UnmatchedTaskError(MpstealError):
+    """No agent can run this task, and none will come.
+
+    Attributes:
+        task: its name.
+        missing: skills that the nearest agent lacks.
+    """
+
+    def __init__(self, task: str, missing: frozenset[str] | set[str]) -> None:
+        super().__init__(task, missing)
+        self.task, self.missing = task, frozenset(missing)
+
+    def __str__(self) -> str:
+        lacks = ", ".join(sorted(self.missing))
+        return f"no agent can run task {self.task!r}: " + (
+            f"the nearest one lacks {lacks}" if lacks else "there is none"
+        )
+
+
+class DeadlineWarning(UserWarning):
+    """A task was submitted whose deadline cannot be met, as far as can be told."""
+
+
 class SegmentFullError(MpstealError, OSError):
     """Shared memory could not be had in any of the ways mpsteal knows."""

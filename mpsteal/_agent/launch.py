@@ -45,6 +45,25 @@ def load_prctl() -> None:
             _prctl = ctypes.CDLL(None).prctl
 
 
+class Balancing(NamedTuple):
+    """What an agent of a scheduler is told about levels, stealing and asking; an agent of a Pool has none of it.
+
+    Attributes:
+        steals: whether it takes from others by itself.
+        steal_levels: levels that it may take from.
+        steal_tasks: chunks of one steal at most; 0: half of a range.
+        aging_tasks, levels_per_priority: see `_policy/order.py`.
+        ask_ms: how long it waits for something more urgent that the parent holds.
+    """
+
+    steals: bool
+    steal_levels: tuple[int, ...]
+    steal_tasks: int
+    aging_tasks: int
+    levels_per_priority: int
+    ask_ms: int
+
+
 class AgentSpec(NamedTuple):
     """Everything an agent is told.
 
@@ -58,6 +77,7 @@ class AgentSpec(NamedTuple):
         owners_are_fenced: whether agents may take chunks without their locks, see `_queue/barrier.py`.
         inherited: the parent's `Segment`, if this process is a fork.
         max_tasks: chunks after which the agent leaves, or None.
+        balancing: None in a Pool. With it the agent also notes when each chunk was started.
     """
 
     slot: int
@@ -74,6 +94,7 @@ class AgentSpec(NamedTuple):
     max_tasks: int | None
     owners_are_fenced: bool
     dies_with_starter: bool = False
+    balancing: Balancing | None = None
     inherited: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -20,12 +20,12 @@ from itertools import starmap
 from struct import Struct
 from typing import Any
 
-from .._policy.stealing import steal_point, victims
+from .._policy.stealing import steal_point, steal_point_of, victims
 from .._queue import layout as L
 from .._queue import results as R
 from .._queue.arena import Segment, read_function
 from .._queue.barrier import load_barrier, register
-from .._queue.deque import EMPTY, RETRY, STOLEN, Deques
+from .._queue.deque import ASK, EMPTY, RETRY, STOLEN, Deques
 from .._queue.locks import Locks
 from .launch import AgentSpec
 from .serialize import PLAIN, Encoder, describe, encode_error
@@ -66,9 +66,19 @@ class Agent:
             barrier,
             owner_is_fenced=barrier is not None and register(),
         )
-        self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point)
-        self.take = self.deques.make_take(self.slot)
         self.base = self.segment.layout.agent(self.slot)
+        rules = self.rules = spec.balancing
+        self.take: Any
+        if rules is None:
+            self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point)
+            self.take = self.deques.make_take(self.slot)
+        else:
+            from .._policy.order import Aging  # here: an agent of a Pool needs neither
+            from .._queue.levels import make_take
+
+            point = steal_point_of(rules.steal_tasks)
+            self.deques = Deques(self.words, self.segment.layout, self.locks, point, rules.steal_levels)
+            self.take = make_take(self.deques, self.slot, Aging(rules.aging_tasks, rules.levels_per_priority))
         self.results = R.ResultWriter(self.segment, self.slot, self.locks, self._wait_for_room)
         self.encoder = Encoder()
         self.functions: dict[int, Any] = {}
@@ -126,6 +136,7 @@ class Agent:
         ring = self.ring_parent
         rung = _now()
         unreported = False
+        noted = self.rules is not None
         args: Any = None
         copied: list[bool] = []
         os.register_at_fork(after_in_child=lambda: copied.append(True))
@@ -138,10 +149,14 @@ class Agent:
                 if unreported:
                     ring()
                     unreported = False
-                if not self.find_work():
-                    return
+                if chunk != ASK:
+                    if not self.find_work():
+                        return
+                elif not self.ask():
+                    chunk = take(True)
                 rung = _now()
-                continue
+                if chunk < 0:
+                    continue
             offset, size, number, flags = _slot(data, slots_byte + 32 * (chunk % chunks))
             began = _now()
             words[started_at] = began
@@ -162,12 +177,16 @@ class Agent:
                 finished = _now()
                 if copied:
                     end_copy(error)
+                if noted:
+                    write_small(-began, integer, finished - began)
                 self.commit_error(chunk, error)
                 del error
             else:
                 finished = _now()
                 if copied:
                     end_copy(None)
+                if noted:
+                    write_small(-began, integer, finished - began)
                 kind = type(value)
                 if kind is int and -limit < value < limit:
                     write_small(chunk, integer, value)
@@ -202,6 +221,7 @@ class Agent:
     def run_other(self, chunk: int, offset: int, size: int, number: int, flags: int) -> Any:
         """A chunk that is not a plain call of a known function. Chunks of items give `(values, elapsed ns)`."""
         payload: Any
+        flags &= L.FLAGS_MASK  # above them stands the class, which is about who may run it
         if flags & L.IN_BLOCK:
             payload = pickle.loads(self.segment.read_block(offset, size))
         elif flags == L.KIND_INT:
@@ -281,10 +301,15 @@ class Agent:
             parent: push         fence   look at PARKED        ring
         """
         words, parked = self.words, self.base + L.PARKED
+        leave, held = self.base + L.LEAVE, self.base + L.HELD
         pause = 0.0
         while True:
             if words[L.STOP]:
                 return False
+            if words[leave]:
+                return self.deques.has_work(self.slot)  # what nobody else could take is finished first
+            if words[held]:
+                self.ask()
             found = self.steal_round()
             if found == STOLEN:
                 self.ring_next()
@@ -296,14 +321,41 @@ class Agent:
                 continue
             words[parked] = 1
             self.locks.fence()
-            if words[L.STOP] or any(map(self.deques.has_work, range(self.spec.geometry.slots))):
+            if words[L.STOP] or words[leave] or self._is_work_anywhere():
                 self._unpark()
                 continue
+            if words[held]:
+                self.ring_parent()  # it may have looked before we were parked
             self.sleep()
             self._unpark()
             if self.deques.has_work(self.slot):
                 self.ring_next()
                 return True
+
+    def ask(self) -> bool:
+        """The parent holds something more urgent: park, so that it hands it over. False when it does not answer.
+
+        Bounded, since the parent's main thread may be in one long C call: then we go on with what we have.
+        """
+        assert self.rules is not None
+        words = self.words
+        words[self.base + L.PARKED] = 1
+        self.locks.fence()
+        self.ring_parent()
+        answered = bool(words[L.STOP] or words[self.base + L.LEAVE]) or self._wait(self.rules.ask_ms)
+        self._unpark()
+        return answered
+
+    @property
+    def _slots(self) -> range:
+        """All slots that have, or may have, an agent."""
+        return range(self.spec.geometry.slots if self.rules is None else self.words[L.SLOTS_USED])
+
+    def _is_work_anywhere(self) -> bool:
+        """Whether this agent could find something if it looked again."""
+        if self.rules is None:
+            return any(map(self.deques.has_work, self._slots))
+        return self.deques.can_get_work(self.slot) if self.rules.steals else self.deques.has_work(self.slot)
 
     def _unpark(self) -> None:
         """Not parked any more, and everybody can see it before we look at the deques again.
@@ -316,12 +368,18 @@ class Agent:
 
     def steal_round(self) -> int:
         """Try every victim once, the longest queue first."""
-        if self.deques.has_work(self.slot):
+        deques, rules = self.deques, self.rules
+        if deques.has_work(self.slot):
             return STOLEN
-        lengths = [self.deques.queued(a) for a in range(self.spec.geometry.slots)]
+        if rules is None:
+            lengths = [deques.queued(a) for a in self._slots]
+        elif rules.steals:
+            lengths = [deques.queued_at(a, rules.steal_levels) for a in self._slots]
+        else:
+            return EMPTY
         verdict = EMPTY
         for victim in victims(lengths, self.slot):
-            found = self.deques.steal(self.slot, victim)
+            found = deques.steal(self.slot, victim)
             if found == STOLEN:
                 return STOLEN
             if found != EMPTY:
@@ -332,10 +390,15 @@ class Agent:
 
     def ring_next(self) -> None:
         """Whoever leaves two or more stealable chunks behind wakes one parked agent, which wakes the next."""
-        words, layout = self.words, self.segment.layout
-        slots = range(self.spec.geometry.slots)
-        asleep = [a for a in slots if a != self.slot and words[layout.agent(a) + L.PARKED]]
-        if asleep and sum(map(self.deques.queued, slots)) >= 2:
+        words, layout, deques, rules = self.words, self.segment.layout, self.deques, self.rules
+        asleep = [a for a in self._slots if a != self.slot and words[layout.agent(a) + L.PARKED]]
+        if not asleep or (rules is not None and not rules.steals):
+            return
+        if rules is not None:
+            asleep = [a for a in asleep if deques.can_get_work(a)][:1]
+            if asleep:
+                self.ring(asleep[0])
+        elif sum(map(deques.queued, self._slots)) >= 2:
             self.ring(asleep[0])
 
     def ring(self, slot: int) -> None:
@@ -358,14 +421,17 @@ class Agent:
         """Raise `ParentGone` if the parent has died (1 us)."""
         self._wait(0)
 
-    def _wait(self, timeout_ms: int | None) -> None:
+    def _wait(self, timeout_ms: int | None) -> bool:
+        """Wait for a ring; False when none came in time."""
         spec = self.spec
-        for fd, _ in self.poll.poll(timeout_ms):
+        rung = self.poll.poll(timeout_ms)
+        for fd, _ in rung:
             if fd != spec.doorbell.fd:
                 raise ParentGone
             os.read(fd, 4096)
         if spec.parent_watch is None and not _is_alive(spec.parent_pid):
             raise ParentGone
+        return bool(rung)
 
     def _wait_for_room(self, head: int) -> None:
         """The ring was full when its head stood at `head`: say so, look again, sleep (the same handshake as park).

@@ -30,6 +30,8 @@ class Collector:
         self.collected = [0] * agents
         """Chunks whose results were read, per slot: what `DONE` has to be (I6)."""
         self.init_error: BaseException | None = None
+        self.noted = (-1, 0, 0)
+        """What agents of a scheduler tell of the result at hand: slot, start (monotonic clock, ns), run time (ns)."""
 
     def collect(self, *slots: int) -> int:
         """Deliver everything these agents have committed; returns how many chunks that were."""
@@ -73,6 +75,10 @@ class Collector:
                     continue
             i = chunk - first
             if not 0 <= i < page_chunks:
+                if chunk < 0:  # no chunk: when the next one was started, see `Agent.serve`
+                    self.noted = (slot, -chunk, payload)
+                    found -= 1
+                    continue
                 page = pages.find(chunk)
                 if page is None:
                     self.finish(chunk, ok, value)

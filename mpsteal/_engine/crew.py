@@ -49,6 +49,7 @@ class Crew:
     Args:
         make_spec: everything the agent of a slot is told.
         make_process: the context's `Process`.
+        slots: those that have an agent, the engine's own list.
         forks: whether agents are forks of this process, which may hang on what another thread held.
     """
 
@@ -60,13 +61,16 @@ class Crew:
         deques: Deques,
         dispatcher: Dispatcher,
         collector: Collector,
+        slots: list[int],
         *,
         forks: bool,
     ) -> None:
         self._make_spec, self._make_process, self._forks = make_spec, make_process, forks
         self._words, self._layout, self._deques = segment.words, segment.layout, deques
         self._dispatcher, self._collector = dispatcher, collector
-        self._slots = segment.layout.geometry.slots
+        self._slots = slots
+        self.leaving: set[int] = set()
+        """Slots whose agent is not replaced when it is gone."""
         self._selector: selectors.BaseSelector | None = None
         self.alive: dict[int, AgentProcess] = {}
         """Those whose death has not been seen."""
@@ -84,8 +88,13 @@ class Crew:
 
     def start_all(self) -> None:
         """Start an agent in every slot. Raises what starting a process raises; see `abandon`."""
-        for slot in range(self._slots):
+        for slot in self._slots:
             self._start(slot)
+
+    def add(self, slot: int) -> None:
+        """Start an agent in a slot that has none. Raises what starting a process raises."""
+        self._start(slot)
+        self._watch(self.alive[slot])
 
     def watch_all(self, selector: selectors.BaseSelector) -> None:
         """Report deaths to this selector, as `("death", slot)`, from now on."""
@@ -189,7 +198,7 @@ class Crew:
             if claim is not None:
                 del self._dead[slot]
                 state = self._settle(slot, agent, claim)
-                if replacing and state != L.INIT_FAILED and failed is None:
+                if replacing and slot in self._slots and state != L.INIT_FAILED and failed is None:
                     failed = self._replace(agent, state)
         for slot, (at, tries) in list(self._respawn_at.items()):
             if now >= at:
@@ -222,7 +231,12 @@ class Crew:
         words[base + L.DONE] = self._collector.collected[slot]  # its own count may lag behind what it committed
         if claim != L.NONE and self._collector.is_pending(claim):
             task = self._dispatcher.describe(claim)
-            self._collector.finish(claim, False, AgentDiedError(slot, agent.process.pid, agent.exitcode, task))
+            died = AgentDiedError(slot, agent.process.pid, agent.exitcode, task)
+            error = self._dispatcher.lost(slot, claim, died)
+            if error is not None:
+                self._collector.finish(claim, False, error)
+        self._dispatcher.gone(slot, for_good=slot in self.leaving)
+        self.leaving.discard(slot)
         return state
 
     def _replace(self, agent: AgentProcess, state: int) -> BaseException | None:
@@ -235,7 +249,7 @@ class Crew:
                 self._failures_in_row = 0
             self._last_failure = time.monotonic()
             self._failures_in_row += 1
-            if self._failures_in_row >= START_FAILURES_ALLOWED * self._slots:
+            if self._failures_in_row >= START_FAILURES_ALLOWED * len(self._slots):
                 return AgentStartError(
                     f"{self._failures_in_row} agents in a row died before they could take a task (the last one "
                     f"with exit code {agent.exitcode}); look at their output above, often the main module cannot be "

@@ -70,9 +70,10 @@ class Batch:
 class Dispatcher:
     """Numbers, pickles and places chunks."""
 
-    def __init__(self, segment: Segment, locks: Locks, deques: Deques, bells: list[int], agents: int) -> None:
+    def __init__(self, segment: Segment, locks: Locks, deques: Deques, bells: list[int], slots: list[int]) -> None:
         self.segment, self.locks, self.deques = segment, locks, deques
-        self.agents = agents
+        self.slots = slots
+        """Slots that have an agent; the engine's own list."""
         self._bells = [make_ring(fd) for fd in bells]
         self.words = segment.words
         self.blocks = Blocks(segment, 0)
@@ -114,7 +115,7 @@ class Dispatcher:
         return True
 
     def _can_feed(self, job: Job) -> bool:
-        return not job.ended and job.allowance(self.agents) > 0
+        return not job.ended and job.allowance(len(self.slots)) > 0
 
     def _fill(self, page: Page) -> bool:
         """One batch into one page. False when nothing was there after all."""
@@ -167,9 +168,13 @@ class Dispatcher:
             self.job_maybe_done(sink[0])
 
     def _take_pending(self, batch: Batch) -> None:
-        """Pickle submitted calls until the batch has enough or its slab is full."""
+        """Fill the batch from what was submitted."""
+        self._pickle(batch, self.pending)
+
+    def _pickle(self, batch: Batch, calls: deque[Any]) -> None:
+        """Pickle calls until the batch has enough or its slab is full."""
         sinks, room, at = batch.sinks, batch.room, batch.at
-        pop, add, sink_add = self.pending.popleft, batch.slots.extend, sinks.append
+        pop, add, sink_add = calls.popleft, batch.slots.extend, sinks.append
         buffer, pickler = self.encoder.buffer, self.encoder.pickler
         dump, clear, tell = pickler.dump, pickler.clear_memo, buffer.tell
         known, largest, limit, limit_int = self._known, self._largest, batch.limit, L.INT_LIMIT
@@ -258,7 +263,7 @@ class Dispatcher:
         dump, clear, tell = pickler.dump, pickler.clear_memo, buffer.tell
         largest, kind, function, number = self._largest, job.kind, job.function, job.number or 0
         plain_calls, limit_int = kind == L.KIND_CALL and number >= 0, L.INT_LIMIT
-        allowed = min(batch.limit - len(sinks) - batch.refused, job.allowance(self.agents))
+        allowed = min(batch.limit - len(sinks) - batch.refused, job.allowance(len(self.slots)))
         start = tell()
         while allowed > 0:
             try:
@@ -372,25 +377,27 @@ class Dispatcher:
     def _place(self, lo: int, hi: int) -> None:
         """Deal a new range to the agents, then ring those that are parked (the mirror of `Agent.find_work`)."""
         words, layout, deques = self.words, self.segment.layout, self.deques
-        slots = range(self.agents)
+        slots = self.slots
         bases = [layout.agent(a) for a in slots]
         if self.backlog:
             self.backlog.append((lo, hi))
             self.refill()
             return
-        if hi - lo >= 8 * self.agents:
-            loads = [0] * self.agents
+        if hi - lo >= 8 * len(slots):
+            loads = [0] * len(slots)
         else:
             # Neither parked nor still starting: it runs something that a new chunk would have to wait for.
             busy = [not words[b + L.PARKED] and words[b + L.STATE] == L.READY for b in bases]
-            loads = [busy[a] + deques.queued(a) for a in slots]
-        for agent, a, b in split_range(lo, hi, loads):
-            self._push(agent, a, b)
+            loads = [busy[i] + deques.queued(a) for i, a in enumerate(slots)]
+        for i, a, b in split_range(lo, hi, loads):
+            self._push(slots[i], a, b)
         self.ring_parked(hi - lo)
 
     def _push(self, agent: int, lo: int, hi: int) -> None:
-        for i in range(self.agents):
-            if self.deques.push((agent + i) % self.agents, 0, lo, hi):
+        slots = self.slots
+        first = slots.index(agent)
+        for i in range(len(slots)):
+            if self.deques.push(slots[(first + i) % len(slots)], 0, lo, hi):
                 return
         backlog = self.backlog
         if backlog and backlog[-1][1] == lo:
@@ -428,7 +435,7 @@ class Dispatcher:
                 return chunk
         # Twice: a thief may carry it past us the first time.
         for _ in range(2):
-            for agent in range(self.agents):
+            for agent in self.slots:
                 rest = self.deques.remove(agent, chunk)
                 if rest is not None:
                     if rest[0] < rest[1]:
@@ -441,7 +448,7 @@ class Dispatcher:
         """Ring as many parked agents as there are chunks for them, after what was queued can be seen."""
         self.locks.fence()
         words, layout = self.words, self.segment.layout
-        for a in range(self.agents):
+        for a in self.slots:
             if chunks <= 0:
                 return
             if words[layout.agent(a) + L.PARKED]:
@@ -457,7 +464,7 @@ class Dispatcher:
         gives, since what is held back is merged into few long ranges meanwhile."""
         words, layout = self.words, self.segment.layout
         half = layout.geometry.entries // 2
-        heads = (layout.head(a, 0) for a in range(self.agents))
+        heads = (layout.head(a, 0) for a in self.slots)
         return any(words[at + 1] - words[at] <= half for at in heads)
 
     def refill(self) -> None:
@@ -475,8 +482,8 @@ class Dispatcher:
         for lo, hi in merged:
             if lo == hi:
                 continue
-            for agent, a, b in split_evenly(lo, hi, self.agents):
-                self._push(agent, a, b)
+            for i, a, b in split_evenly(lo, hi, len(self.slots)):
+                self._push(self.slots[i], a, b)
             total += hi - lo
         self.ring_parked(total)
 
@@ -487,6 +494,25 @@ class Dispatcher:
             number = self.words[self.segment.layout.chunk(chunk) + L.SLOT_FUNCTION]
             name = self.names.get(number, name)
         return f"task {chunk} ({name})"
+
+    # -- what a scheduler does, and a Pool does not ----------------------------------------------------------------
+
+    def attach(self, engine: Any) -> None:
+        """The engine is built; called once, before its thread starts."""
+
+    def turn(self, now: float) -> None:
+        """One round of the loop, before the engine may sleep."""
+
+    def due(self, now: float) -> list[float]:
+        """Points in time (monotonic clock, s) at which `turn` has something to do."""
+        return []
+
+    def lost(self, slot: int, chunk: int, error: BaseException) -> BaseException | None:
+        """An agent died while it ran this chunk: what its handle gets, or None if it was queued again."""
+        return error
+
+    def gone(self, slot: int, *, for_good: bool) -> None:
+        """A dead agent is settled. Its ranges stay where they are: others steal them, or the next one takes them."""
 
     # -- giving up ------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from multiprocessing import context as mp_context
 from multiprocessing import forkserver
 from typing import Any
 
-from .._agent.launch import AgentSpec, Descriptor, load_prctl
+from .._agent.launch import AgentSpec, Balancing, Descriptor, load_prctl
 from .._policy.stealing import steal_point
 from .._queue import layout as L
 from .._queue.arena import Segment
@@ -80,8 +80,13 @@ class Engine:
         initargs: tuple[Any, ...] = (),
         max_tasks: int | None = None,
         geometry: dict[str, int] | None = None,
+        dispatcher: Callable[..., Dispatcher] = Dispatcher,
+        balancing: Balancing | None = None,
     ) -> None:
-        self.agents = agents
+        self.slots = list(range(agents)) if balancing is None else []
+        """Slots that have an agent. A scheduler starts with none and has `agents` at most."""
+        self._capacity = agents
+        self._make_dispatcher, self._balancing = dispatcher, balancing
         self.state = RUN
         self.asleep: list[bool] = _AWAKE
         """Not empty: the loop sleeps, or is about to. A list of its own for every sleep, which whoever has rung for it
@@ -93,6 +98,7 @@ class Engine:
         self.callbacks = CallbackThread(self)
         self.at_exit: Any = None
         self._cancels: deque[tuple[Any, list[bool], Any]] = deque()
+        self._calls: deque[tuple[Callable[[], Any], list[Any], Any]] = deque()
         self._initializer, self._initargs, self._max_tasks = initializer, initargs, max_tasks
         self._close_asked = self._terminate_asked = False
         self.waiting: list[Any] = []
@@ -113,15 +119,17 @@ class Engine:
     # -- building -------------------------------------------------------------------------------------------------
 
     def _build(self, make_process: Callable[..., Any], context: Any, geometry: dict[str, int]) -> None:
-        n = self.agents
+        n = self._capacity
         self.segment = Segment.create(L.Geometry(n, **geometry))
         self._cleanup.callback(self.segment.close)
         self.words = self.segment.words
+        self.words[L.SLOTS_USED] = len(self.slots)
         self._lock_fds = [self._own(fd) for fd in lock_files(n)]
         barrier = load_barrier()
         self._owners_are_fenced = barrier is not None
         self.locks = Locks(self._lock_fds, n, barrier)
-        self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point)
+        levels = None if self._balancing is None else self._balancing.steal_levels
+        self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point, levels)
         self._results, self._doorbells = [], []
         for _ in range(n):
             self._results.append(self._pipe())
@@ -129,12 +137,13 @@ class Engine:
         self._wake_r, self._wake_w = self._pipe()
         # With a core to spare the parent's wake-ups take nothing from an agent.
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._longest_ring_ns = RING_FIRST_NS if cpus > n else RING_LAST_NS
+        self._cpus = cpus
         self._parent_watch: int | None = None
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 self._parent_watch = self._own(os.pidfd_open(os.getpid()))
-        self.dispatcher = Dispatcher(self.segment, self.locks, self.deques, [w for _, w in self._doorbells], n)
+        bells = [w for _, w in self._doorbells]
+        self.dispatcher = self._make_dispatcher(self.segment, self.locks, self.deques, bells, self.slots)
         self.pending = self.dispatcher.pending
         self.collector = Collector(self.segment, self.locks, self.dispatcher, n, self.waiting)
         method = context.get_start_method() if isinstance(context, mp_context.BaseContext) else "fork"
@@ -151,8 +160,10 @@ class Engine:
             self.deques,
             self.dispatcher,
             self.collector,
+            self.slots,
             forks=self._forks,
         )
+        self.dispatcher.attach(self)
         self.crew.start_all()
         self.selector = selectors.DefaultSelector()
         self._cleanup.callback(self.selector.close)
@@ -189,6 +200,7 @@ class Engine:
             initargs=self._initargs,
             max_tasks=self._max_tasks,
             owners_are_fenced=self._owners_are_fenced,
+            balancing=self._balancing,
             dies_with_starter=self._is_starter and threading.current_thread() in (threading.main_thread(), self.thread),
             inherited=self.segment if self._forks else None,
         )
@@ -271,6 +283,42 @@ class Engine:
             finally:
                 gate.release()
 
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Run a function in the engine's thread and return what it gives, or raise what it raises.
+
+        Raises PoolTerminatedError when the engine ends first.
+        """
+        if threading.current_thread() is self.thread:
+            return function()
+        answer: list[Any] = []
+        gate = threading.Lock()
+        gate.acquire()
+        self._calls.append((function, answer, gate))
+        self.wake()
+        if self.ended.is_set():
+            self._do_calls()
+        gate.acquire()
+        ok, value = answer
+        if not ok:
+            raise value
+        return value
+
+    def _do_calls(self) -> None:
+        while True:
+            try:
+                function, answer, gate = self._calls.popleft()
+            except IndexError:  # after the end several threads may come here
+                return
+            try:
+                if self.state >= STOPPING:
+                    answer += (False, PoolTerminatedError("it has ended"))
+                else:
+                    answer += (True, function())
+            except BaseException as error:
+                answer += (False, error)
+            finally:
+                gate.release()
+
     def close(self) -> None:
         """Take nothing more; the engine ends when everything is done."""
         self._close_asked = True
@@ -341,13 +389,15 @@ class Engine:
             due += self.crew.due(now)
         if self.guard.due is not None and self.state <= CLOSING:
             due.append(self.guard.due)
+        if self._balancing is not None:
+            due += self.dispatcher.due(now)
         return max(0.0, min(due) - now) if due else None
 
     def _pace(self) -> None:
         """Tell the agents when to ring again."""
         if not self.dispatcher.inflight:
             self._ring_ns = RING_FIRST_NS
-        elif self._ring_ns < self._longest_ring_ns:
+        elif self._ring_ns < (RING_FIRST_NS if self._cpus > len(self.slots) else RING_LAST_NS):
             self._ring_ns *= 2
         self.words[L.LOOKED_NS] = time.monotonic_ns()
         self.set_pace()
@@ -393,7 +443,7 @@ class Engine:
         now = time.monotonic()
         if rung or (now >= self._look_due and self.dispatcher.inflight):
             # At all of them, whoever rang: each wake-up costs more than to look at another ring.
-            found = self.collector.collect(*range(self.agents))
+            found = self.collector.collect(*self.slots)
             self._silence = LOOK_FIRST_S if found else min(LOOK_LAST_S, 2 * self._silence)
             self._look_due = now + self._silence
             self._pace()
@@ -411,6 +461,8 @@ class Engine:
             self._break(self.collector.init_error)
         if self._cancels:
             self._do_cancels()
+        if self._calls:
+            self._do_calls()
         if self._limits_lifted:
             for job in self.dispatcher.jobs:  # those that were still pending then come by in a later turn
                 job.buffersize = None
@@ -424,6 +476,8 @@ class Engine:
             # Pickling runs user code, which may take its time, or wait for one whom this result lets go on.
             self.collector.wake()
         self._stuck = not self.dispatcher.flush()
+        if self._balancing is not None:
+            self.dispatcher.turn(now)
         if self._stuck and not self.dispatcher.pages.live:
             # Nothing has a page whose end could make room.
             full = SegmentFullError("no memory for a page of tasks: the device of the segment is full")
@@ -451,7 +505,7 @@ class Engine:
     def _stop_agents(self, state: int) -> None:
         self.state = max(self.state, state)
         self.words[L.STOP] = 2 if state == TERMINATING else 1
-        for slot in range(self.agents):
+        for slot in self.slots:
             self.dispatcher.ring(slot)
 
     def _closing(self) -> bool:
@@ -484,6 +538,7 @@ class Engine:
         self.ended.set()
         self._fail_everything(error)
         self._do_cancels()
+        self._do_calls()
         self.callbacks.finish()
         self._release()
         if self.at_exit is not None:

@@ -59,7 +59,7 @@ def _restless(engine: Engine, inside: bool) -> str:
     if not engine.crew.is_settled:
         return "a death is being settled"
     layout, words = engine.segment.layout, engine.words
-    for slot in range(engine.agents):
+    for slot in engine.slots:
         base = layout.agent(slot)
         if words[base + L.STATE] != L.READY:
             return f"agent {slot} is not ready"
@@ -84,7 +84,7 @@ def _places(engine: Engine) -> dict[int, list[str]]:
     committed = _uncollected(engine)
     for chunk in committed:
         put(chunk, "a ring of results")
-    for slot in range(engine.agents):
+    for slot in engine.slots:
         ranges = engine.deques.ranges(slot)
         for lo, hi in ranges:
             for chunk in range(lo, hi):
@@ -155,7 +155,7 @@ def _check_sinks(engine: Engine) -> set[int]:
 
 def _check_idle(engine: Engine) -> None:
     layout, words, deques = engine.segment.layout, engine.words, engine.deques
-    for slot in range(engine.agents):
+    for slot in engine.slots:
         base = layout.agent(slot)
         if words[base + L.PARKED]:
             done, collected = words[base + L.DONE], engine.collector.collected[slot]
@@ -163,5 +163,5 @@ def _check_idle(engine: Engine) -> None:
     if engine.dispatcher.inflight:
         return
     assert not engine.dispatcher.backlog, f"I6 idle with a backlog: {list(engine.dispatcher.backlog)[:5]}"
-    for slot in range(engine.agents):
+    for slot in engine.slots:
         assert not deques.queued(slot), f"I6 idle with {deques.queued(slot)} chunks queued at agent {slot}"

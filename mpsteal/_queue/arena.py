@@ -19,7 +19,7 @@ import mmap
 import os
 import warnings
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import layout as L
@@ -303,6 +303,8 @@ class Pages:
         self._cold = list(range(g.pages - 1, -1, -1))
         self.adrift: dict[int, Any] = {}
         """Who waits for chunks that run on after their page was given back, by number."""
+        self.must_stay: Callable[[Any], bool] | None = None
+        """Tells by who waits for it that a chunk may have to be read again, though an agent has read it."""
 
     def open(self) -> Page | None:
         """The page to number chunks in, a fresh one if need be; None when all are taken or memory is short."""
@@ -345,7 +347,8 @@ class Pages:
         for slot in range(layout.geometry.slots):
             chunk = words[layout.agent(slot) + L.LOADED]
             page = self.find(chunk) if chunk >= 0 else None
-            if page is not None and page.closed and page.sinks[chunk - page.first] is not None:
+            sink = None if page is None or not page.closed else page.sinks[chunk - page.first]
+            if page is not None and sink is not None and not (self.must_stay is not None and self.must_stay(sink)):
                 unfinished.setdefault(page.first, []).append(chunk)
         for first, chunks in unfinished.items():
             page = self.find(first)

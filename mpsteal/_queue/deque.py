@@ -19,13 +19,13 @@ words and locks that can be stopped or killed before any access.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
 from . import layout as L
 
-EMPTY, RETRY = -1, -2
+EMPTY, RETRY, ASK = -1, -2, -3
 STOLEN = 1
 
 
@@ -51,7 +51,12 @@ class LockSet(Protocol):
 
 
 class Deques:
-    """All agents' deques over one segment, seen from one process."""
+    """All agents' deques over one segment, seen from one process.
+
+    Args:
+        steal_point: first chunk that moves when a range [lo, hi) is stolen from.
+        steal_levels: levels that thieves may take from; None: all.
+    """
 
     def __init__(
         self,
@@ -59,11 +64,14 @@ class Deques:
         layout: L.Layout,
         locks: LockSet,
         steal_point: Callable[[int, int], int],
+        steal_levels: Sequence[int] | None = None,
     ) -> None:
         self.words, self.layout, self.locks = words, layout, locks
         self.steal_point = steal_point
         g = layout.geometry
         self.levels = tuple(range(g.levels - 1, -1, -1))  # highest priority first
+        self.steal_levels = self.levels if steal_levels is None else tuple(sorted(steal_levels, reverse=True))
+        self._has_classes = g.classes > 0
         self._parent = g.slots
         """Stands for the parent where a mark names its holder's slot."""
         self._loot_at = [layout.agent(slot) + L.LOOT_LO for slot in range(g.slots)]
@@ -200,8 +208,8 @@ class Deques:
         w, lay = self.words, self.layout
         me, him = lay.agent(thief), lay.agent(victim)
         found = EMPTY
-        for level in self.levels:
-            at = self._last_range(victim, level)
+        for level in self.steal_levels:
+            at = self.last_range(victim, level, thief)
             if at < 0:
                 continue
             claim, lo, hi = w[him + L.CLAIM], w[at], w[at + 1]
@@ -236,24 +244,40 @@ class Deques:
         w[me + L.MARK] = 0
         w[him + L.MARK] = 0
 
-    def _last_range(self, slot: int, level: int) -> int:
-        """Word of the last non-empty range of a level, else -1. Lock held.
+    def last_range(self, slot: int, level: int, runner: int | None = None) -> int:
+        """Word of the last non-empty range of a level (that `runner` can run, if given), else -1. Lock held.
 
         Empty ranges at the head stay: only their owner may give an entry back to the parent, since it may be looking
         at one without the lock.
         """
+        w = self.words
+        if not self._has_classes:
+            runner = None
+        for at in self._from_the_end(slot, level):
+            if w[at] < w[at + 1] and (runner is None or self.can_run(w[at], runner)):
+                return at
+        return -1
+
+    def _from_the_end(self, slot: int, level: int) -> Iterator[int]:
+        """Words at which a level's ranges start, the last one first; the loot, which is older than all, last."""
         w, lay = self.words, self.layout
         head_at, entries, capacity = lay.head(slot, level), lay.entries(slot, level), lay.geometry.entries
         head, tail = w[head_at], w[head_at + 1]
         while tail != head:
             tail -= 1
-            at = entries + 2 * (tail % capacity)
-            if w[at] < w[at + 1]:
-                return at
+            yield entries + 2 * (tail % capacity)
         base = lay.agent(slot)
-        if w[base + L.LOOT_LO] < w[base + L.LOOT_HI] and w[base + L.LOOT_LEVEL] == level:
-            return base + L.LOOT_LO
-        return -1
+        if w[base + L.LOOT_LEVEL] == level:
+            yield base + L.LOOT_LO
+
+    def can_run(self, chunk: int, slot: int) -> bool:
+        """Whether an agent has the skills of a chunk that is queued. All chunks of a range ask for the same."""
+        w, lay = self.words, self.layout
+        number = w[lay.chunk(chunk) + L.SLOT_FLAGS] >> L.CLASS_SHIFT
+        if not number:
+            return True
+        at, bit = lay.class_mask(number, slot)
+        return bool(w[at] & bit)
 
     # -- repair ---------------------------------------------------------------------------------------------------
 
@@ -331,25 +355,82 @@ class Deques:
         the chunk is not queued here, its owner is about to start it, or a lock was busy. What was removed never runs:
         the owner is kept out as by a thief.
         """
-        w, locks, base = self.words, self.locks, self.layout.agent(slot)
-        if not locks.try_lock(slot):
+        w, base = self.words, self.layout.agent(slot)
+        if not self.hold(slot):
             return None
         rest = None
-        if not w[base + L.MARK] or self._repair(slot):
-            w[base + L.MARK] = self._parent + 1
-            locks.fence_owners()
-            for at in self._range_words(slot):
-                claim, lo, hi = w[base + L.CLAIM], w[at], w[at + 1]
-                if lo <= chunk < hi:
-                    if not chunk == lo == claim:
-                        w[at + 1] = chunk
-                        rest = (chunk + 1, hi)
-                    break
-            w[base + L.MARK] = 0
-        locks.unlock(slot)
+        for at in self._range_words(slot):
+            claim, lo, hi = w[base + L.CLAIM], w[at], w[at + 1]
+            if lo <= chunk < hi:
+                if not chunk == lo == claim:
+                    w[at + 1] = chunk
+                    rest = (chunk + 1, hi)
+                break
+        w[base + L.MARK] = 0
+        self.locks.unlock(slot)
         return rest
 
+    # -- moves by the parent --------------------------------------------------------------------------------------
+
+    def hold(self, slot: int) -> bool:
+        """Keep an agent from starting anything, until its lock is given back and its mark cleared. Parent only.
+
+        False: its lock was busy, come again.
+        """
+        w, locks, base = self.words, self.locks, self.layout.agent(slot)
+        if not locks.try_lock(slot):
+            return False
+        if w[base + L.MARK] and not self._repair(slot):
+            locks.unlock(slot)
+            return False
+        w[base + L.MARK] = self._parent + 1
+        locks.fence_owners()
+        return True
+
+    def take_back(
+        self, slot: int, limit: int, levels: Sequence[int], runner: int | None = None
+    ) -> list[tuple[int, int, int]] | None:
+        """Take up to `limit` queued chunks from the far end of an agent's ranges. Parent only.
+
+        Args:
+            levels: where to look, in this order.
+            runner: only what this agent can run; None: everything.
+
+        Returns:
+            `(level, lo, hi)` of what is in no deque any more and the caller must queue again, the last range first;
+            None when the lock was busy. The owner is kept out as by a thief.
+        """
+        w, base = self.words, self.layout.agent(slot)
+        if not self.hold(slot):
+            return None
+        taken: list[tuple[int, int, int]] = []
+        claim = w[base + L.CLAIM]
+        for level in levels:
+            for at in self._from_the_end(slot, level):
+                if limit <= 0:
+                    break
+                lo, hi = w[at], w[at + 1]
+                if claim == lo:
+                    lo += 1  # its owner may be about to commit it, as in a steal
+                if lo < hi and (runner is None or self.can_run(lo, runner)):
+                    mid = max(lo, hi - limit)
+                    w[at + 1] = mid
+                    taken.append((level, mid, hi))
+                    limit -= hi - mid
+        w[base + L.MARK] = 0
+        self.locks.unlock(slot)
+        return taken
+
     # -- looking --------------------------------------------------------------------------------------------------
+
+    def queued_at(self, slot: int, levels: Sequence[int]) -> int:
+        """Chunks queued at an agent on these levels; exact under its lock, else a hint."""
+        w = self.words
+        total = 0
+        for level in levels:
+            for at in self._from_the_end(slot, level):
+                total += max(0, w[at + 1] - w[at])
+        return total
 
     def ranges(self, slot: int) -> list[tuple[int, int]]:
         """The non-empty ranges of an agent; exact under its lock, else a hint."""
@@ -374,6 +455,18 @@ class Deques:
         for head_at in self._heads_at[slot]:
             if w[head_at] != w[head_at + 1]:
                 return bool(self.ranges(slot))  # entries may be empty
+        return False
+
+    def can_get_work(self, slot: int) -> bool:
+        """Whether an agent has anything queued, or could steal something; a hint."""
+        if self.has_work(slot):
+            return True
+        w = self.words
+        for victim in range(w[L.SLOTS_USED]):
+            if victim != slot and self.has_work(victim):
+                for level in self.steal_levels:
+                    if self.last_range(victim, level, slot) >= 0:
+                        return True
         return False
 
     def queued(self, slot: int) -> int:

@@ -3,7 +3,7 @@
 All words are int64, 8-byte aligned, written by one store. Offsets named `*_word` count words from the start of the
 segment, those named `*_byte` count bytes. README.md beside this file has the table with the writers.
 
-    | header | agent 0 .. agent n-1 | functions | chunk slots | slabs | result rings |  ... blocks (never mapped)
+    | header | agent 0 .. agent n-1 | functions | classes | chunk slots | slabs | result rings |  ... blocks, not mapped
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 # Header words.
 MAGIC, STOP = 0, 1
+SLOTS_USED = 2  # by the parent, when an agent is added
 RING_AFTER_NS, LOOKED_NS = 8, 9  # by the parent, often; a line of their own
 HEADER_WORDS = 64
 MAGIC_VALUE = 0x6D70_7374_6561_6C31  # "mpsteal1"
 
 # Words of an agent, from its base. Lines of 8 words (64 bytes) keep writers apart.
 CLAIM, STARTED_NS, RESULT_TAIL, DONE, BUSY_NS, LOADED, CLAIM_AT = 0, 1, 2, 3, 4, 5, 6  # written by the agent
-RESULT_HEAD, BLOCKS_FREED = 8, 9  # written by the parent
+RESULT_HEAD, BLOCKS_FREED, LEAVE, HELD, NEWS = 8, 9, 10, 11, 12  # written by the parent
 PARKED, RING_FULL, STATE, PID = 16, 17, 18, 19  # written by the agent (the parent resets them between agents)
 MARK, J_VICTIM, J_ENTRY, J_MID, J_HI, J_LEVEL = 24, 25, 26, 27, 28, 29  # under the lock
 LOOT_LO, LOOT_HI, LOOT_LEVEL = 32, 33, 34  # under the lock, but that the owner moves `lo` without
@@ -39,9 +40,12 @@ KIND_CALL, KIND_CALL_KWDS, KIND_MAP, KIND_STARMAP = 0, 1, 2, 3
 KIND_MASK, IN_BLOCK = 3, 4
 KIND_INT, KIND_TWO_INTS = 8, 16  # a call with small ints, which stand in place of offset and size: no payload
 INT_LIMIT = 1 << 62  # below this, either sign, an int travels in a word
+CLASS_SHIFT = 8  # SLOT_FLAGS from this bit on: the chunk's class, 0: every agent can run it
+FLAGS_MASK = (1 << CLASS_SHIFT) - 1
 INLINE_FUNCTION = -1  # SLOT_FUNCTION: the function is in the payload
 
 FUNCTION_WORDS = 4  # number, offset, size, whether it serves one job only
+MASK_BITS = 62  # agents per word of a class's mask: what an int64 holds without its sign, and one bit to spare
 
 
 class Geometry(NamedTuple):
@@ -57,6 +61,8 @@ class Geometry(NamedTuple):
     """Pages of slots and slabs; `pages * page_chunks` chunks can be in flight, the rest waits in the parent."""
     ring_bytes: int = 1 << 20
     functions: int = 1024
+    classes: int = 0
+    """Sets of skills that tasks of one scheduler may ask for; 0: no classes, every agent can run everything."""
 
 
 class Layout:
@@ -68,7 +74,9 @@ class Layout:
         self.agent_words = -(-per_agent // 64) * 64
         self.agents_word = HEADER_WORDS
         self.functions_word = self.agents_word + g.slots * self.agent_words
-        self.slots_word = self.functions_word + g.functions * FUNCTION_WORDS
+        self.classes_word = self.functions_word + g.functions * FUNCTION_WORDS
+        self.mask_words = -(-g.slots // MASK_BITS)
+        self.slots_word = self.classes_word + g.classes * self.mask_words
         self.chunks = g.pages * g.page_chunks
         slabs = (self.slots_word + self.chunks * SLOT_WORDS) * 8
         self.slabs_byte = -(-slabs // 4096) * 4096
@@ -87,6 +95,10 @@ class Layout:
         """First word of a level's ring of `(lo, hi)` entries."""
         g = self.geometry
         return self.agent(slot) + LEVELS_AT + 2 * g.levels + 2 * g.entries * level
+
+    def class_mask(self, number: int, slot: int) -> tuple[int, int]:
+        """Word in which a class says whether an agent can run it, and the bit of that agent."""
+        return self.classes_word + number * self.mask_words + slot // MASK_BITS, 1 << slot % MASK_BITS
 
     def chunk(self, number: int) -> int:
         """First word of a chunk's slot. Pages are mapped directly: number modulo all slots."""

@@ -21,6 +21,14 @@ CONFIG: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text())
 NOT_TUNABLE = {
     ("_agent/loop", "EXIT_BROKEN"),  # an exit code
     ("_agent/launch", "PR_SET_PDEATHSIG"),  # a number of the kernel's
+    ("_engine/schedule", "GROUP_SHIFT"),  # how two numbers share a word
+    ("_policy/matching", "AGENT_BITS"),
+    ("_policy/matching", "QUEUE_BITS"),
+    ("_policy/matching", "UNIT"),
+    ("_policy/matching", "QUEUE_WEIGHT"),  # in config/load-balancing-config.yaml
+    ("_policy/matching", "SUCCESS_WEIGHT"),
+    ("_policy/order", "FOREVER"),  # stands for no end
+    ("_policy/histogram", "EXACT_BELOW"),  # follows from the number of buckets
     ("_engine/validate", "SETTLE_S"),  # an alarm of a check that only tests run
 }
 

@@ -30,13 +30,33 @@ EXAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
             "reason": "it would not",
         },
     ),
+    "ConfigError": (
+        ("a.yaml", 3, "stratgy", "an unknown key", "strategy", "strategy"),
+        {
+            "file": "a.yaml",
+            "line": 3,
+            "key": "stratgy",
+            "found": "an unknown key",
+            "allowed": "strategy",
+            "nearest": "strategy",
+        },
+    ),
+    "DependencyError": (
+        ("b", 2, "a", 1, "ValueError: no"),
+        {"task": "b", "task_id": 2, "root": "a", "root_id": 1, "reason": "ValueError: no"},
+    ),
+    "TaskTimeoutError": (("a", 0.5), {"task": "a", "timeout_s": 0.5}),
+    "UnmatchedTaskError": (("a", frozenset({"gpu"})), {"task": "a", "missing": frozenset({"gpu"})}),
     "SegmentFullError": ((28, "a word"), {"errno": 28, "strerror": "a word"}),
 }
 
 CLASSES = {
     name: value
     for name, value in vars(errors).items()
-    if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == errors.__name__
+    if isinstance(value, type)
+    and issubclass(value, BaseException)
+    and not issubclass(value, Warning)
+    and value.__module__ == errors.__name__
 }
 
 

@@ -152,6 +152,23 @@ class TestStealing:
         assert lo <= mid < lo + n
         assert lo + n - mid == (n + 1) // 2
 
+    @pytest.mark.parametrize(
+        ("max_tasks", "lo", "hi", "point"),
+        [
+            pytest.param(3, 0, 100, 97, id="no more than allowed"),
+            pytest.param(3, 10, 14, 12, id="no more than half"),
+            pytest.param(3, 10, 15, 12, id="half rounded up is just allowed"),
+            pytest.param(1, 7, 8, 7, id="the last one"),
+            pytest.param(0, 0, 100, 50, id="no bound"),
+        ],
+    )
+    def test_a_bounded_thief_takes_less(self, max_tasks: int, lo: int, hi: int, point: int) -> None:
+        assert stealing.steal_point_of(max_tasks)(lo, hi) == point
+
+    @given(st.integers(0, 1 << 62), st.integers(1, 1 << 40), st.integers(1, 1 << 41))
+    def test_a_bounded_thief_takes_the_smaller_of_bound_and_half(self, lo: int, n: int, bound: int) -> None:
+        assert lo + n - stealing.steal_point_of(bound)(lo, lo + n) == min(bound, (n + 1) // 2)
+
 
 @pytest.mark.parametrize(("lo", "hi", "agents"), [(0, 1, 4), (5, 9, 4), (3, 100, 7), (10, 10, 2), (0, 3, 1)])
 def test_even_pieces_make_up_the_range(lo: int, hi: int, agents: int) -> None:

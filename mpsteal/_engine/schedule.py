@@ -1,0 +1,567 @@
+"""The dispatcher of a scheduler: skills, priorities, dependencies, agents that come and go.
+
+    pending --> waits for its dependencies --> pickled, numbered --.
+                                                                   |-- plain -----> a deque, by score; agents steal
+                                                                   |-- urgent ----> held (urgent.py) until one is free
+                                                                   '-- no agent --> unmatched, until one registers
+
+It stands where a Pool has its `Dispatcher`, under the same engine: one queue, one process model. Engine thread only.
+What it decides comes from `_policy`; here is what has to be done for it. Beside it: `urgent.py`, `limits.py` (time),
+`balance.py` (moves between agents).
+
+Urgent are the protected (from `order.protected_from` on) and tasks with a deadline. A priority p has two levels:
+2(p - 1) for plain tasks, one more for urgent ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .._policy.matching import TIERS, Placement
+from .._policy.order import Aging
+from .._policy.rules import Rules
+from .._queue import layout as L
+from ..errors import AgentDiedError, DependencyError, TaskCancelledError, TaskTimeoutError, UnmatchedTaskError
+from .balance import Balancer
+from .dispatch import Batch, Dispatcher
+from .limits import Limits
+from .urgent import Urgent
+
+logger = logging.getLogger("mpsteal")
+
+LEVELS_PER_PRIORITY = 2
+LEVELS = 5 * LEVELS_PER_PRIORITY
+
+GROUP_SHIFT = 32
+"""`_group` of a task is its level and, in the low bits, its class: equal where tasks may share a range."""
+_CLASS_MASK = (1 << GROUP_SHIFT) - 1
+
+CLASSES = 4096
+"""Different sets of skills of one scheduler, at most (8 bytes of shared memory each for 62 agents). Tasks with further
+ones are refused: fewer refuse programs that make up skills, more cost memory."""
+
+LENGTHS_STALE = 10
+"""Queue lengths are read again when so many times the time of the last reading has passed: a smaller factor spends more
+than a tenth of the parent on reading, a larger one places by older lengths."""
+
+RUN_MEMORY = 0.75
+"""Weight of what was known of an agent's run times before, when a task is over: less follows single tasks, more lags
+behind a change."""
+
+MOVE_RETRY_S = 0.001
+"""Next try to take back what a dead or leaving agent has queued, when its lock was busy."""
+
+
+class Scheduling(Dispatcher):
+    """Dispatches tasks to agents that differ.
+
+    Args:
+        rules: see `_policy/rules.py`.
+        metrics: counters and histograms, see `mpsteal.metrics`.
+    """
+
+    def __init__(self, *parts: Any, rules: Rules, metrics: Any) -> None:
+        super().__init__(*parts)
+        self.rules, self.metrics = rules, metrics
+        matching, order = rules.matching, rules.order
+        self.placement = Placement(matching.queue_weight, matching.success_weight, matching.wildcard)
+        self._tiers = [tuple(TIERS[name] for name in names) for names in (matching.normal, matching.protected)]
+        self.classes: tuple[dict[frozenset[str], int], dict[frozenset[str], int]] = ({}, {})
+        """Number of each set of skills, for plain and for protected tasks. Callers look here, the engine adds."""
+        self.skills: list[frozenset[str]] = []
+        """The skills of each class."""
+        self.names_of: dict[int, str] = {}
+        """Agents' ids, by slot."""
+        self.capabilities: dict[int, frozenset[str]] = {}
+        self.outcomes: dict[int, list[int]] = {}
+        """`[succeeded, failed]`, by slot."""
+        self.mean_ns: dict[int, float] = {}
+        """Moving mean of the run time, by slot (ns)."""
+        self.unmatched: dict[int, list[int]] = {}
+        """Chunks that no agent can run, by class."""
+        self.on_finished: Callable[[Any], object] = id  # until the front door sets its own
+        self.is_draining = False
+        """Nobody will register any more: what no agent can run never will."""
+        self._seq = 0
+        self._pushed: set[int] = set()
+        self._told: set[int] = set()
+        self._failing: deque[tuple[Any, Any]] = deque()
+        self._is_failing = False
+        self._moving: set[int] = set()
+        self._lengths_due = 0.0
+        movable = tuple(reversed(range(LEVELS_PER_PRIORITY * (order.protected_from - 1))))
+        urgent_levels = tuple(range(LEVELS - 1, 0, -LEVELS_PER_PRIORITY))
+        self.urgent = Urgent(self, Aging(order.aging_tasks, LEVELS_PER_PRIORITY), urgent_levels)
+        self.limits = Limits(self)
+        self.balancer = Balancer(self, movable)
+
+    def attach(self, engine: Any) -> None:
+        """See `Dispatcher.attach`."""
+        self.crew, self.collector = engine.crew, engine.collector
+        self.pages.must_stay = lambda task: bool(getattr(task, "_retries", 0))
+        self.number_of(frozenset(), protected=False)
+
+    # -- classes --------------------------------------------------------------------------------------------------
+
+    def number_of(self, skills: frozenset[str], *, protected: bool) -> int:
+        """The class of a set of skills; a new one when it is not known yet."""
+        known = self.classes[protected]
+        number = known.get(skills)
+        if number is None:
+            if len(self.skills) >= CLASSES:
+                raise ValueError(f"more than {CLASSES} different sets of skills in one scheduler")
+            number = len(self.skills)
+            self.skills.append(skills)
+            self.placement.add_class(number, skills, self._tiers[protected])
+            self._write_mask(number)
+            known[skills] = number
+            if not skills:
+                # Every agent has all of none: one class serves both, and agents need not look at its mask.
+                self.classes[not protected][skills] = number
+        return number
+
+    def _write_mask(self, number: int) -> None:
+        """Tell thieves which agents can run a class."""
+        layout = self.segment.layout
+        masks = {layout.class_mask(number, slot)[0]: 0 for slot in range(layout.geometry.slots)}
+        for slot in self.placement.agents_of(number):
+            at, bit = layout.class_mask(number, slot)
+            masks[at] |= bit
+        for at, mask in masks.items():
+            self.words[at] = mask
+
+    def _class_of(self, chunk: int) -> int:
+        return self.words[self.segment.layout.chunk(chunk) + L.SLOT_FLAGS] >> L.CLASS_SHIFT
+
+    def can_get(self, number: int, slot: int) -> bool:
+        """Whether a class may be given to an agent: it has the skills, and is not on its way out."""
+        return slot not in self.crew.leaving and self.placement.can_run(number, slot)
+
+    # -- agents ---------------------------------------------------------------------------------------------------
+
+    def add_agent(self, name: str, capabilities: frozenset[str]) -> int:
+        """Start an agent in a free slot, and place what has waited for one like it. Returns the slot.
+
+        Raises ValueError when every slot is taken, and what starting a process raises.
+        """
+        layout, words = self.segment.layout, self.words
+        slot = next((s for s in range(layout.geometry.slots) if s not in self.names_of), None)
+        if slot is None:
+            raise ValueError(
+                f"there are {len(self.names_of)} agents already, and agents.max_agents allows no more; agents that "
+                "were removed count until they are gone"
+            )
+        words[layout.agent(slot) + L.LEAVE] = words[layout.agent(slot) + L.HELD] = 0
+        words[L.SLOTS_USED] = max(words[L.SLOTS_USED], slot + 1)
+        self.crew.add(slot)
+        self.names_of[slot], self.capabilities[slot], self.outcomes[slot] = name, capabilities, [0, 0]
+        self.mean_ns.pop(slot, None)
+        self.slots.append(slot)
+        self.placement.add_agent(slot, capabilities)
+        self._agents_changed()
+        for number in [n for n in self.unmatched if self.placement.can_run(n, slot)]:
+            self._place_again(self.unmatched.pop(number))
+        self._told.clear()
+        return slot
+
+    def _agents_changed(self) -> None:
+        for number in range(len(self.skills)):
+            self._write_mask(number)
+        self._lengths_due = 0.0
+        self.urgent.changed = True
+
+    def remove_agent(self, slot: int, *, drain: bool) -> None:
+        """Let an agent go: others get what is queued there. With `drain` it finishes what it runs and what nobody else
+        can run; without, its process is ended."""
+        self._retire(slot)
+        self.words[self.segment.layout.agent(slot) + L.LEAVE] = 1
+        self.urgent.tell()
+        self._moving.add(slot)
+        self._move_away()
+        self.locks.fence()
+        self.ring(slot)
+        if not drain and slot in self.crew.alive:
+            self.crew.alive[slot].kill_group()
+
+    def _retire(self, slot: int) -> None:
+        """It gets nothing more."""
+        if slot not in self.crew.leaving:
+            self.crew.leaving.add(slot)
+            self.placement.remove_agent(slot)
+            self._agents_changed()
+
+    def gone(self, slot: int, *, for_good: bool) -> None:
+        """A dead agent is settled: others get its queue, unless only one task's time was over."""
+        ended_for_limit = self.limits.settled(slot)
+        self.urgent.changed = True
+        if not for_good and not self.rules.agents.replace_dead:
+            self._retire(slot)
+            for_good = True
+        if for_good:
+            self.slots.remove(slot)
+            base = self.segment.layout.agent(slot)
+            self.words[base + L.LEAVE] = self.words[base + L.HELD] = 0
+            self.metrics.agent_left(self.names_of.pop(slot))
+            del self.capabilities[slot], self.outcomes[slot]
+        if for_good or not ended_for_limit:
+            self._moving.add(slot)
+            self._move_away()
+
+    def _move_away(self) -> None:
+        """Give what is queued at agents that left or died to others."""
+        for slot in list(self._moving):
+            taken = self.deques.take_back(slot, 1 << 62, self.deques.levels)
+            if taken is None:
+                continue  # its lock was busy: again in `turn`
+            self._moving.discard(slot)
+            chunks = sorted(chunk for _, lo, hi in taken for chunk in range(lo, hi))
+            if slot in self.names_of and slot in self.crew.leaving:
+                # It still runs, and may finish what nobody else can.
+                for level, lo, hi in reversed(taken):
+                    if not self.placement.agents_of(self._class_of(lo)):
+                        self.assign(slot, level, lo, hi)
+                        chunks = [chunk for chunk in chunks if not lo <= chunk < hi]
+            self.metrics.redistributed += len(chunks)
+            self._place_again(chunks)
+
+    # -- taking in ------------------------------------------------------------------------------------------------
+
+    def _take_pending(self, batch: Batch) -> None:
+        pending, room = self.pending, batch.limit - len(batch.sinks) - batch.refused
+        ready: list[Any] = []
+        while room > 0:
+            try:
+                task = pending.popleft()
+            except IndexError:
+                break
+            if task._linked or self._link(task):
+                ready.append(task)
+                room -= 1
+        # Neighbours of one group share a range: few ranges for many tasks. The sort is stable: order of submission.
+        ready.sort(key=_urgency)
+        calls = deque(ready)
+        self._pickle(batch, calls)
+        pending.extendleft(reversed(calls))  # the slab was full
+        slots = batch.slots
+        for i, task in enumerate(batch.sinks):
+            number = task._group & _CLASS_MASK
+            if number:
+                slots[4 * i + 3] |= number << L.CLASS_SHIFT
+
+    def _link(self, task: Any) -> bool:
+        """First look at a task; whether it need not wait for others."""
+        task._linked = True
+        self._seq += 1
+        task._seq = self._seq
+        if task._timeout_ns or task._deadline_ns:
+            self.limits.watch(task)
+        if not task._waits_for:
+            return True
+        waits = 0
+        for other in task._waits_for:
+            if not other._is_finished:
+                other._add_dependent(task)
+                waits += 1
+            elif other._exception is not None:
+                self._fail_dependent(task, other)
+                return False
+        task._waits = waits
+        return not waits and self._fill_in(task)
+
+    def _fill_in(self, task: Any) -> bool:
+        """Put the results of dependencies where the arguments name them."""
+        try:
+            task._fill_in()
+        except BaseException as error:  # an argument's own code
+            task._refuse(error, task._function)
+            return False
+        return True
+
+    def _fail_dependent(self, task: Any, other: Any) -> None:
+        cause = other._exception
+        if isinstance(cause, DependencyError):
+            error = DependencyError(task.name, task.id, cause.root, cause.root_id, cause.reason)
+            error.__cause__ = cause.__cause__
+        else:
+            error = DependencyError(task.name, task.id, other.name, other.id, f"{type(cause).__name__}: {cause}")
+            error.__cause__ = cause
+        task._resolve(False, error)
+
+    # -- placing --------------------------------------------------------------------------------------------------
+
+    def _place(self, lo: int, hi: int) -> None:
+        page = self.pages.find(lo)
+        assert page is not None
+        sinks, first = page.sinks, page.first
+        self._read_lengths()
+        at = lo
+        while at < hi:
+            group = sinks[at - first]._group
+            end = at + 1
+            while end < hi and sinks[end - first]._group == group:
+                end += 1
+            self._place_group(at, end, group)
+            at = end
+        self.announce()
+
+    def _place_group(self, lo: int, hi: int, group: int) -> None:
+        """Chunks [lo, hi) of one level and class: assign them, or keep them back."""
+        level, number = group >> GROUP_SHIFT, group & _CLASS_MASK
+        if level % LEVELS_PER_PRIORITY:
+            self.urgent.hold(lo, hi, number, level)
+            if not self.placement.agents_of(number):
+                self._tell_unmatched(lo, number)
+            return
+        at = lo
+        for slot, count in self.placement.place_many(number, hi - lo):
+            self.assign(slot, level, at, at + count)
+            at += count
+        if at < hi:
+            self.unmatched.setdefault(number, []).extend(range(at, hi))
+            self._tell_unmatched(at, number)
+
+    def _place_again(self, chunks: Iterable[int]) -> None:
+        """Place chunks that have their numbers already (ascending)."""
+        by_group: dict[int, list[int]] = {}
+        for chunk in chunks:
+            task = self.pages.sink_of(chunk)
+            if task is not None:
+                by_group.setdefault(task._group, []).append(chunk)
+        for group in sorted(by_group, reverse=True):
+            for lo, hi in _runs(by_group[group]):
+                self._place_group(lo, hi, group)
+        self.announce()
+
+    def assign(self, slot: int, level: int, lo: int, hi: int) -> None:
+        """Append a range to an agent's deque; if it has no room, to another's, else to the backlog. Then `announce`."""
+        if not self.deques.push(slot, level, lo, hi):
+            others = self.placement.agents_of(self._class_of(lo))
+            found = next((other for other in others if self.deques.push(other, level, lo, hi)), None)
+            if found is None:
+                self.backlog.append((lo, hi))
+                return
+            slot = found
+        self._pushed.add(slot)
+        now_ns, name = time.monotonic_ns(), self.names_of[slot]
+        for chunk in range(lo, hi):
+            task = self.pages.sink_of(chunk)
+            task._assigned_ns, task._agent = now_ns, name
+
+    def announce(self) -> None:
+        """After pushes: news for their owners, a ring for those that are parked, and for who could steal from them."""
+        words, layout, pushed = self.words, self.segment.layout, self._pushed
+        if not pushed:
+            return
+        for slot in pushed:
+            at = layout.agent(slot) + L.NEWS
+            words[at] = words[at] + 1
+        self.locks.fence()
+        helpers = self.rules.strategy != "push"
+        for slot in self.slots:
+            if words[layout.agent(slot) + L.PARKED] and (
+                slot in pushed or (helpers and self.deques.can_get_work(slot))
+            ):
+                self.ring(slot)
+        pushed.clear()
+
+    def refill(self) -> None:
+        """Assign what found no room before."""
+        work, self.backlog = self.backlog, deque()
+        for lo, hi in work:
+            task = self.pages.sink_of(lo) if lo < hi else None
+            if task is not None:
+                self._place_group(lo, hi, task._group)
+        self.announce()
+
+    def _read_lengths(self) -> None:
+        """Tell the placement how much each agent has to do, unless it was told just now."""
+        now = time.monotonic()
+        if now < self._lengths_due:
+            return
+        words, layout = self.words, self.segment.layout
+        for slot in self.slots:
+            if slot in self.crew.leaving:
+                continue
+            base = layout.agent(slot)
+            # Neither parked nor still starting: it runs something that a new task would have to wait for.
+            busy = not words[base + L.PARKED] and words[base + L.STATE] == L.READY
+            self.placement.set_queue(slot, self.deques.queued(slot) + busy)
+        done = time.monotonic()
+        self._lengths_due = done + LENGTHS_STALE * (done - now)
+
+    def _tell_unmatched(self, chunk: int, number: int) -> None:
+        """Once per class, until the agents change: nobody can run this."""
+        if number in self._told:
+            return
+        self._told.add(number)
+        task = self.pages.sink_of(chunk)
+        lacks = ", ".join(sorted(self.placement.missing(number))) if self.names_of else ""
+        why = f"the nearest agent lacks: {lacks}" if lacks else "no agent is registered"
+        logger.warning("mpsteal: no agent can run task %d (%r), so it waits; %s", task.id, task.name, why)
+
+    # -- results --------------------------------------------------------------------------------------------------
+
+    def finished(self, task: Any, ok: bool, value: Any) -> None:
+        """A task is over, however it ended; called once, by its `_resolve`."""
+        slot, started_ns, run_ns = self.collector.noted
+        metrics = self.metrics
+        task._completed_ns = now_ns = time.monotonic_ns()
+        if slot >= 0:
+            self.collector.noted = NOT_NOTED
+            task._started_ns = started_ns
+            task._agent = self.names_of[slot]
+            outcomes = self.outcomes[slot]
+            outcomes[not ok] += 1
+            if outcomes[1]:
+                self._tell_success(slot, outcomes)
+            self.mean_ns[slot] = run_ns + RUN_MEMORY * (self.mean_ns.get(slot, run_ns) - run_ns)
+            metrics.waits.add(started_ns - task._ready_ns)
+            metrics.runs.add(run_ns)
+        if ok:
+            metrics.succeeded += 1
+        elif isinstance(value, TaskCancelledError):
+            metrics.cancelled += 1
+        else:
+            metrics.failed += 1
+        if task._timeout_ns or task._deadline_ns:
+            self.limits.finished(task, now_ns)
+        task._waits = 0
+        self.on_finished(task)
+        if task._dependents:
+            self._release_dependents(task)
+
+    def _tell_success(self, slot: int, outcomes: list[int]) -> None:
+        if slot not in self.crew.leaving:
+            self.placement.set_success(slot, outcomes[0] / (outcomes[0] + outcomes[1]))
+
+    def _release_dependents(self, task: Any) -> None:
+        dependents, task._dependents = task._dependents, ()
+        for other in dependents:
+            if other._is_finished:
+                continue
+            if task._exception is not None:
+                self._failing.append((other, task))
+                continue
+            other._waits -= 1
+            if not other._waits:
+                other._ready_ns = task._completed_ns
+                if self._fill_in(other):
+                    self.pending.append(other)
+        # A loop, not recursion: a chain of 10,000 that fails at its head is as deep as it is long.
+        if not self._is_failing:
+            self._is_failing = True
+            while self._failing:
+                self._fail_dependent(*self._failing.popleft())
+            self._is_failing = False
+
+    def lost(self, slot: int, chunk: int, error: BaseException) -> BaseException | None:
+        """See `Dispatcher.lost`: the end of its time, another try, or the death itself."""
+        task = self.pages.sink_of(chunk)
+        if self.limits.ending.get(slot) == chunk:
+            self.metrics.timeouts += 1
+            return TaskTimeoutError(task.name, task._timeout_ns / 1e9)
+        self.metrics.agent_deaths += 1
+        self.outcomes[slot][1] += 1
+        self._tell_success(slot, self.outcomes[slot])
+        if isinstance(error, AgentDiedError):
+            error = AgentDiedError(slot, error.pid, error.exitcode, f"{error.task} as {self.names_of[slot]!r}")
+        if task._retries <= 0:
+            return error
+        task._retries -= 1
+        self.metrics.retried += 1
+        logger.warning("mpsteal: %s; it runs again (%d more tries)", error, task._retries)
+        self._place_again([chunk])
+        return None
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def turn(self, now: float) -> None:
+        """See `Dispatcher.turn`."""
+        if self._moving:
+            self._move_away()
+        self.limits.turn(now)
+        self.balancer.turn(now)
+        self.urgent.give_out()
+        if self.is_draining:
+            self._fail_unmatched()
+
+    def due(self, now: float) -> list[float]:
+        """See `Dispatcher.due`."""
+        times = self.limits.due() + self.balancer.due()
+        if self._moving:
+            times.append(now + MOVE_RETRY_S)
+        return times
+
+    def _fail_unmatched(self) -> None:
+        """No agent will come any more: answer those that wait for one."""
+        held = self.urgent.held
+        nobody = [n for n in (held.classes() if len(held) else ()) if not self.placement.agents_of(n)]
+        chunks = {number: held.drain(number) for number in nobody}
+        for number in list(self.unmatched):
+            chunks.setdefault(number, []).extend(self.unmatched.pop(number))
+        for number, waiting in chunks.items():
+            for chunk in waiting:
+                task = self.pages.sink_of(chunk)
+                if task is not None:
+                    error = UnmatchedTaskError(task.name, self.placement.missing(number))
+                    self.collector.finish(chunk, False, error)
+
+    # -- withdrawing ----------------------------------------------------------------------------------------------
+
+    def withdraw(self, sink: Any) -> int | None:
+        """See `Dispatcher.withdraw`; a task that waits for others is nowhere else."""
+        if sink._is_finished:
+            return None
+        return L.NONE if sink._waits else super().withdraw(sink)
+
+    def _remove(self, chunk: int) -> int | None:
+        if self.urgent.cancel(chunk):
+            return chunk
+        for chunks in self.unmatched.values():
+            if chunk in chunks:
+                chunks.remove(chunk)
+                return chunk
+        return super()._remove(chunk)
+
+    def _push(self, agent: int, lo: int, hi: int) -> None:
+        # What a cancel leaves of a range.
+        self.assign(agent, self.pages.sink_of(lo)._group >> GROUP_SHIFT, lo, hi)
+        self.announce()
+
+    def describe(self, chunk: int) -> str:
+        """See `Dispatcher.describe`."""
+        task = self.pages.sink_of(chunk)
+        return super().describe(chunk) if task is None else f"task {task.id} ({task.name!r})"
+
+    def fail_sent(self, error: BaseException) -> None:
+        """See `Dispatcher.fail_sent`; and nothing is kept back any more."""
+        self.unmatched.clear()
+        held = self.urgent.held
+        if len(held):
+            for number in held.classes():
+                held.drain(number)
+            self.urgent.changed = True
+        super().fail_sent(error)
+
+
+NOT_NOTED = (-1, 0, 0)
+
+
+def _urgency(task: Any) -> int:
+    """Sort key: the most urgent first, equal groups together."""
+    return -int(task._group)
+
+
+def _runs(chunks: list[int]) -> Iterable[tuple[int, int]]:
+    """Ranges [lo, hi) of consecutive numbers, of an ascending list that is not empty."""
+    lo = previous = chunks[0]
+    for chunk in chunks[1:]:
+        if chunk != previous + 1:
+            yield lo, previous + 1
+            lo = chunk
+        previous = chunk
+    yield lo, previous + 1

@@ -1,0 +1,169 @@
+"""`WorkStealingMetrics`: what a scheduler has done and is doing, as plain data.
+
+    engine thread --counts, waits, run times-->  .---------.
+    sampler thread --CPU, memory, utilisation--> | metrics | --snapshot()--> a dict, ready for JSON
+    shared memory --steals, queues, states-----> '---------'
+
+Written by one thread each, read by any. Counters are read without a lock: each is right, and two of them may be one
+task apart.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._policy.histogram import Histogram
+
+
+@dataclass
+class AgentSample:
+    """What the sampler saw of one agent last.
+
+    Attributes:
+        cpu_percent: of one CPU, since the sample before.
+        rss_bytes: resident memory.
+        utilization: share of the time since the sample before that it spent in tasks (0 to 1).
+        queue_depth: tasks queued.
+    """
+
+    cpu_percent: float = 0.0
+    rss_bytes: int = 0
+    utilization: float = 0.0
+    queue_depth: int = 0
+
+
+@dataclass
+class WorkStealingMetrics:
+    """Counters of one scheduler since its start.
+
+    Attributes:
+        submitted, succeeded, failed, cancelled: tasks.
+        migrations, migrations_failed: tasks moved by the rebalancer, and those that should have been and could not.
+        redistributed: tasks taken from agents that died or left, and given to others.
+        rebalance_cycles: cycles that were started by time or by severe imbalance.
+        deadlines_missed, deadlines_at_risk: tasks whose deadline passed, or could not be met when they were submitted.
+        timeouts, retried, agent_deaths: tasks ended by their limit, run again, agents lost while they ran a task.
+        waits: from when a task could run (submitted, dependencies done) to its start.
+        runs: from start to end.
+        samples: the last of each agent, by id.
+        throughput_per_s: tasks finished per second, between the last two samples.
+    """
+
+    submitted: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    migrations: int = 0
+    migrations_failed: int = 0
+    redistributed: int = 0
+    rebalance_cycles: int = 0
+    deadlines_missed: int = 0
+    deadlines_at_risk: int = 0
+    timeouts: int = 0
+    retried: int = 0
+    agent_deaths: int = 0
+    waits: Histogram = field(default_factory=Histogram)
+    runs: Histogram = field(default_factory=Histogram)
+    samples: dict[str, AgentSample] = field(default_factory=dict)
+    throughput_per_s: float = 0.0
+    sampled_at: float = 0.0
+    started_at: float = field(default_factory=time.time)
+
+    @property
+    def finished(self) -> int:
+        """Tasks that are over, however they ended."""
+        return self.succeeded + self.failed + self.cancelled
+
+    def agent_left(self, name: str) -> None:
+        """Nothing more will be seen of this agent."""
+        self.samples.pop(name, None)
+
+    def counters(self) -> dict[str, Any]:
+        """Everything that does not depend on the agents at hand, as plain data."""
+        uptime_s = max(1e-9, time.time() - self.started_at)
+        return {
+            "uptime_s": uptime_s,
+            "tasks": {
+                "submitted": self.submitted,
+                "succeeded": self.succeeded,
+                "failed": self.failed,
+                "cancelled": self.cancelled,
+                "unfinished": self.submitted - self.finished,
+            },
+            "migrations": {
+                "succeeded": self.migrations,
+                "failed": self.migrations_failed,
+                "redistributed": self.redistributed,
+            },
+            "rebalance_cycles": self.rebalance_cycles,
+            "deadlines": {"missed": self.deadlines_missed, "at_risk": self.deadlines_at_risk},
+            "timeouts": self.timeouts,
+            "retried": self.retried,
+            "agent_deaths": self.agent_deaths,
+            "wait": self.waits.snapshot(),
+            "run": self.runs.snapshot(),
+            "throughput_per_s": {"mean": self.finished / uptime_s, "recent": self.throughput_per_s},
+        }
+
+
+class Sampler:
+    """Looks at every agent from time to time, in a thread of its own, since it costs 0.1 ms an agent.
+
+    Args:
+        look: gives `(id, pid, busy ns so far, queue depth)` of every agent.
+        every_s: time between two looks.
+    """
+
+    def __init__(
+        self, metrics: WorkStealingMetrics, look: Callable[[], list[tuple[str, int, int, int]]], every_s: float
+    ) -> None:
+        self._metrics, self._look, self._every_s = metrics, look, every_s
+        self._stop = threading.Event()
+        self._processes: dict[int, Any] = {}
+        self._before: dict[str, tuple[int, int, int]] = {}
+        self._finished = (0, time.monotonic())
+        self._thread = threading.Thread(target=self._run, name="mpsteal-sampler", daemon=True)
+        self._thread.start()
+
+    def stop(self, *, wait: bool = True) -> None:
+        """Look no more."""
+        self._stop.set()
+        if wait and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self.sample()
+
+    def sample(self) -> None:
+        """One look."""
+        import psutil  # here: 10 ms to import, and short-lived schedulers never sample
+
+        now_ns = time.monotonic_ns()
+        samples: dict[str, AgentSample] = {}
+        before, self._before = self._before, {}
+        processes, self._processes = self._processes, {}
+        for name, pid, busy_ns, depth in self._look():
+            sample = samples[name] = AgentSample(queue_depth=depth)
+            last = before.get(name)
+            if last is not None and last[0] == pid and now_ns > last[1]:
+                sample.utilization = min(1.0, max(0.0, (busy_ns - last[2]) / (now_ns - last[1])))
+            self._before[name] = (pid, now_ns, busy_ns)
+            try:
+                process = processes.get(pid) or psutil.Process(pid)
+                self._processes[pid] = process
+                with process.oneshot():
+                    sample.cpu_percent = process.cpu_percent(None)
+                    sample.rss_bytes = process.memory_info().rss
+            except (psutil.Error, ValueError):
+                continue  # it has just died, or has not started yet
+        metrics = self._metrics
+        finished, at = metrics.finished, time.monotonic()
+        if at > self._finished[1]:
+            metrics.throughput_per_s = (finished - self._finished[0]) / (at - self._finished[1])
+        self._finished = (finished, at)
+        metrics.samples, metrics.sampled_at = samples, time.time()

@@ -1,0 +1,565 @@
+"""`WorkStealingScheduler`: agents with capabilities, tasks with skills, priorities, dependencies and deadlines; front
+door 3.
+
+    scheduler = WorkStealingScheduler()
+    scheduler.start()
+    scheduler.register_agent(Agent("worker_1", ["python"]))
+    task = scheduler.submit_task(Task("analysis", ["python"], fn=analyse, args=(path,)))
+    task.result()
+    scheduler.stop()
+
+The same engine as a Pool's stands behind it. Every method may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.util
+import os
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import wait as wait_for_futures
+from functools import partial
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ._agent.launch import Balancing
+from ._engine.balance import Rebalancing
+from ._engine.loop import Engine
+from ._engine.schedule import CLASSES, GROUP_SHIFT, LEVELS, LEVELS_PER_PRIORITY, Scheduling
+from ._policy.graph import find_cycle
+from ._queue import layout as L
+from .config import Config, load_config
+from .errors import DeadlineWarning, DependencyError, UnmatchedTaskError
+from .metrics import AgentSample, Sampler, WorkStealingMetrics
+from .tasks import Agent, Task
+
+ENTRIES = 64
+"""Ranges that an agent holds per level, as in a Pool."""
+
+
+class AgentRow(NamedTuple):
+    """One look at an agent."""
+
+    queue_length: int
+    pid: int
+    state: str
+    current_task: Task | None
+    success_rate: float
+    busy_ns: int
+
+
+class WorkStealingScheduler:
+    """A load balancer for agents that differ, on one machine.
+
+    Args:
+        config: a path to a YAML file, a mapping, a `Config`, or None for the defaults. Single keys by keyword, sections
+            joined with two underscores: `WorkStealingScheduler(strategy="pull", balancing__interval_s=5)`.
+        initializer, initargs: called in each agent's process as it starts. If it raises, every task raises that.
+        context: a `multiprocessing` context; None: the default start method.
+
+    Raises:
+        ConfigError: the configuration is wrong; it says where and how.
+    """
+
+    def __init__(
+        self,
+        config: Any = None,
+        *,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        context: Any = None,
+        geometry: dict[str, int] | None = None,
+        **overrides: Any,
+    ) -> None:
+        self.config: Config = load_config(config, **overrides)
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        self._initializer, self._initargs = initializer, tuple(initargs)
+        self._ctx = context or multiprocessing.get_context()
+        self._geometry = geometry or {}
+        self._state = "new"
+        self._agents: dict[str, Agent] = {}
+        self._tasks: dict[int, Task] = {}
+        self._finished: dict[int, BaseException | None] = {}
+        """Outcome of tasks that are over, the oldest first; `metrics.keep_finished` of them."""
+        self.metrics = WorkStealingMetrics()
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> WorkStealingScheduler:
+        """Start the engine; agents start as they are registered. Once only.
+
+        Raises RuntimeError after `stop`, OSError when the system refuses descriptors or memory.
+        """
+        if self._state == "running":
+            return self
+        if self._state != "new":
+            raise RuntimeError("a scheduler starts once; make a new one")
+        rules = self.config
+        protected_level = LEVELS_PER_PRIORITY * (rules.order.protected_from - 1)
+        balancing = Balancing(
+            steals=rules.strategy != "push",
+            steal_levels=tuple(range(protected_level)),
+            steal_tasks=rules.stealing.max_tasks,
+            aging_tasks=rules.order.aging_tasks,
+            levels_per_priority=LEVELS_PER_PRIORITY,
+            ask_ms=max(1, round(rules.order.ask_s * 1000)),
+        )
+        self.metrics.started_at = time.time()
+        self._engine = engine = Engine(
+            rules.agents.max_agents,
+            self._ctx.Process,
+            context=self._ctx,
+            initializer=self._initializer,
+            initargs=self._initargs,
+            geometry={"levels": LEVELS, "entries": ENTRIES, "classes": CLASSES, **self._geometry},
+            dispatcher=partial(Scheduling, rules=rules, metrics=self.metrics),
+            balancing=balancing,
+        )
+        assert isinstance(engine.dispatcher, Scheduling)
+        self._dispatcher: Scheduling = engine.dispatcher
+        self._dispatcher.on_finished = _make_on_finished(self)
+        engine.at_exit = multiprocessing.util.Finalize(None, engine.stop_at_exit, exitpriority=15)
+        self._sampler = Sampler(self.metrics, _make_look(self), rules.metrics.sample_s)
+        self._when_collected = weakref.finalize(self, _stop_collected, engine, self._sampler)
+        self._when_collected.atexit = False
+        self._owner = os.getpid()
+        self._state = "running"
+        for agent in list(self._agents.values()):
+            self._start_agent(agent)
+        return self
+
+    def stop(self, drain: bool = True) -> None:
+        """End the scheduler and its agents. Returns when all is gone.
+
+        Args:
+            drain: finish what was submitted first. Tasks that no agent can run get `UnmatchedTaskError`. Without it
+                pending tasks get `PoolTerminatedError`, and running ones are ended.
+        """
+        if self._state in ("new", "stopped"):
+            self._state = "stopped"
+            return
+        if os.getpid() != self._owner:
+            return
+        self._state = "stopping"
+        engine = self._engine
+        if drain:
+            with contextlib.suppress(Exception):
+                engine.call(self._drain)
+            engine.close()
+        else:
+            engine.terminate()
+        engine.join()
+        self._sampler.stop()
+        self._when_collected.detach()
+        self._state = "stopped"
+
+    def _drain(self) -> None:
+        self._dispatcher.is_draining = True
+
+    def __enter__(self) -> WorkStealingScheduler:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop(drain=exc_info[0] is None)
+
+    def __repr__(self) -> str:
+        return f"<WorkStealingScheduler {self._state}, {len(self._agents)} agents, {len(self._tasks)} tasks>"
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("a scheduler cannot be passed between processes or pickled")
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", "") == "running":
+            warnings.warn(f"unclosed running {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    def _running(self) -> Engine:
+        if self._state != "running":
+            hint = {"new": "start() it first", "stopped": "make a new one"}.get(self._state, "it is stopping")
+            raise RuntimeError(f"the scheduler is not running; {hint}")
+        if os.getpid() != self._owner:
+            raise RuntimeError("the scheduler belongs to the process that started it, a forked child makes its own")
+        return self._engine
+
+    # -- agents ---------------------------------------------------------------------------------------------------
+
+    @property
+    def agents(self) -> Mapping[str, Agent]:
+        """The registered agents, by id."""
+        return MappingProxyType(self._agents)
+
+    def register_agent(self, agent: Agent) -> Agent:
+        """Start a process for an agent, and place the tasks that waited for one like it.
+
+        At any time; before `start` the agent starts with the scheduler.
+
+        Raises:
+            ValueError: there is an agent of that id, or no room for another (`agents.max_agents`).
+            OSError: the system refuses a process.
+        """
+        if not isinstance(agent, Agent):
+            raise TypeError(f"an Agent is wanted, not {agent!r}")
+        if agent._scheduler is not None:
+            raise ValueError(f"{agent!r} is registered already, or was; make a new one")
+        if agent.agent_id in self._agents:
+            raise ValueError(f"there is an agent {agent.agent_id!r} already")
+        if self._state == "new":
+            self._agents[agent.agent_id] = agent
+            return agent
+        engine = self._running()
+        engine.call(partial(self._register, agent))
+        return agent
+
+    def _start_agent(self, agent: Agent) -> None:
+        try:
+            self._engine.call(partial(self._register, agent))
+        except BaseException:
+            self.stop(drain=False)
+            raise
+
+    def _register(self, agent: Agent) -> None:
+        """Engine thread."""
+        if self._agents.setdefault(agent.agent_id, agent) is not agent:
+            raise ValueError(f"there is an agent {agent.agent_id!r} already")
+        try:
+            agent._slot = self._dispatcher.add_agent(agent.agent_id, agent.capabilities)
+        except BaseException:
+            del self._agents[agent.agent_id]
+            raise
+        agent._scheduler = self
+
+    def remove_agent(self, agent_id: str, drain: bool = True) -> None:
+        """Let an agent go; others get what is queued there. Returns at once.
+
+        Args:
+            drain: it finishes what it runs, and what nobody else can run. Without it its process is ended, and the task
+                that it runs gets `AgentDiedError` or another try.
+
+        Raises KeyError when there is no such agent.
+        """
+        engine = self._running()
+
+        def remove() -> None:
+            agent = self._agents.pop(agent_id, None)
+            if agent is None:
+                raise KeyError(f"there is no agent {agent_id!r}")
+            if self._dispatcher.names_of.get(agent._slot) == agent_id:
+                self._dispatcher.remove_agent(agent._slot, drain=drain)
+
+        engine.call(remove)
+
+    def request_work(self, agent_id: str) -> Rebalancing:
+        """Have an agent get up to `balancing.max_tasks` from the busiest that has something for it.
+
+        Raises KeyError when there is no such agent.
+        """
+        engine = self._running()
+        slot = self._agents[agent_id]._slot
+        return engine.call(lambda: self._dispatcher.balancer.feed(slot))  # type: ignore[no-any-return]
+
+    def rebalance(self) -> Rebalancing:
+        """One cycle of rebalancing now, whatever the strategy; tells what it moved."""
+        engine = self._running()
+        return engine.call(self._dispatcher.balancer.cycle)  # type: ignore[no-any-return]
+
+    # -- tasks ----------------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> Mapping[int, Task]:
+        """The tasks that are not over, by id."""
+        return MappingProxyType(self._tasks)
+
+    def submit_task(self, task: Task) -> Task:
+        """Hand a task in; returns it, since it is the future for its result.
+
+        Raises:
+            RuntimeError: the scheduler is not running.
+            ValueError: the task was submitted before, or depends on an id that nobody knows.
+            UnmatchedTaskError: no registered agent can run it, and `matching.on_unmatched` is "error".
+
+        Warns:
+            DeadlineWarning: its deadline cannot be met.
+        """
+        engine = self._running()
+        self._prepare(task, None)
+        self._tasks[task.id] = task
+        self.metrics.submitted += 1
+        engine.pending.append(task)
+        if engine.asleep:
+            engine.wake()
+        if engine.state:
+            engine.late()
+        return task
+
+    def submit_tasks(self, tasks: Iterable[Task]) -> list[Task]:
+        """Hand many tasks in, in any order of their dependencies; returns them as a list. All or none.
+
+        Raises what `submit_task` raises, and ValueError when they depend on each other in a circle.
+        """
+        engine = self._running()
+        tasks = list(tasks)
+        for task in tasks:
+            if not isinstance(task, Task):
+                raise TypeError(f"a Task is wanted, not {task!r}")
+        group = {task.id: task for task in tasks}
+        if len(group) < len(tasks):
+            raise ValueError("the same task is there twice")
+        edges = {task.id: [_id_of(d) for d in _named(task)] for task in tasks}
+        if any(edges.values()):
+            cycle = find_cycle({i: [j for j in wanted if j in group] for i, wanted in edges.items()})
+            if cycle is not None:
+                path = " -> ".join(f"{i} ({group[i].name!r})" for i in cycle)
+                raise ValueError(f"these tasks depend on each other in a circle: {path}")
+        prepared: list[Task] = []
+        try:
+            for task in tasks:
+                self._prepare(task, group)
+                prepared.append(task)
+        except BaseException:
+            for task in prepared:
+                task._scheduler = None
+            raise
+        self._tasks.update(group)
+        self.metrics.submitted += len(tasks)
+        engine.pending.extend(tasks)
+        if engine.asleep:
+            engine.wake()
+        if engine.state:
+            engine.late()
+        return tasks
+
+    def _prepare(self, task: Task, group: Mapping[int, Task] | None) -> None:
+        """Check one task and make it ready for the engine."""
+        if not isinstance(task, Task):
+            raise TypeError(f"a Task is wanted, not {task!r}")
+        if task._scheduler is not None:
+            raise ValueError(f"{task!r} was submitted before; a task runs once")
+        rules, dispatcher = self.config, self._dispatcher
+        protected = task.priority >= rules.order.protected_from
+        skills = task.skill_requirements
+        number = dispatcher.classes[protected].get(skills)
+        if number is None:
+            number = self._engine.call(lambda: dispatcher.number_of(skills, protected=protected))
+        if rules.matching.on_unmatched == "error":
+            matched = self._engine.call(lambda: bool(dispatcher.placement.agents_of(number)))
+            if not matched:
+                raise UnmatchedTaskError(task.name, dispatcher.placement.missing(number))
+        waits_for = tuple(self._find_dependencies(task, group))
+        is_urgent = protected or task.deadline is not None
+        level = LEVELS_PER_PRIORITY * (task.priority - 1) + is_urgent
+        task._prepare(self, level << GROUP_SHIFT | number, waits_for)
+        if task.deadline is not None:
+            self._check_deadline(task)
+
+    def _find_dependencies(self, task: Task, group: Mapping[int, Task] | None) -> Iterator[Task]:
+        """The tasks to wait for. Those that are over and went well need no waiting."""
+        for named in _named(task):
+            if isinstance(named, int):
+                found = (group or {}).get(named) or self._tasks.get(named)
+                if found is not None:
+                    yield found
+                elif named not in self._finished:
+                    raise ValueError(
+                        f"task {task.name!r} depends on {named}, which is no task of this scheduler (or was over so "
+                        "long ago that it was forgotten: metrics.keep_finished)"
+                    )
+                elif (error := self._finished[named]) is not None:
+                    yield _failed(named, error)
+            else:
+                if named is task:
+                    raise ValueError(f"task {task.name!r} depends on itself")
+                if named._scheduler is not self and named.id not in (group or {}):
+                    raise ValueError(f"task {task.name!r} depends on {named!r}, which was not submitted here")
+                yield named
+
+    def _check_deadline(self, task: Task) -> None:
+        """Tell if the deadline cannot be met: it has passed, or the task alone takes longer."""
+        left_s = (task._deadline_ns - task._ready_ns) / 1e9
+        if left_s > (task.cost or 0.0):
+            return
+        self.metrics.deadlines_at_risk += 1
+        why = "has passed" if left_s <= 0 else f"is {left_s:.3g} s away, and the task takes about {task.cost:.3g} s"
+        warnings.warn(f"the deadline of task {task.name!r} {why}", DeadlineWarning, stacklevel=4)
+
+    def cancel(self, task: Task | int) -> bool:
+        """Withdraw a task that has not started; True means that it never runs.
+
+        Raises KeyError for an id that is not that of an unfinished task.
+        """
+        return (self._tasks[task] if isinstance(task, int) else task).cancel()
+
+    def wait_all(self, timeout: float | None = None) -> bool:
+        """Wait until every task that was submitted before this call is over.
+
+        False when `timeout` seconds passed first.
+        """
+        return not wait_for_futures(list(self._tasks.values()), timeout).not_done
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Everything that is measured, as plain data that `json.dumps` takes.
+
+        The keys: docs/reference/scheduler-metrics.md.
+        """
+        out = self.metrics.counters()
+        per_agent: dict[str, Any] = {}
+        attempted = successful = stolen = repairs = 0
+        agents = self.config.agents
+        busy = idle = queued = running = 0
+        if self._state == "new":
+            status: list[dict[str, Any]] = []
+        else:
+            status = self._engine.status()
+        for row in status:
+            successful += row["steals"]
+            attempted += row["steals"] + row["steals_failed"]
+            stolen += row["chunks_stolen"]
+            repairs += row["repairs"]
+        for name, agent in list(self._agents.items()):
+            look = self._agent_row(agent)
+            if look is None:
+                continue
+            sample = self.metrics.samples.get(name) or AgentSample()
+            succeeded, failed = self._dispatcher.outcomes.get(agent._slot, (0, 0))
+            row = status[agent._slot] if agent._slot < len(status) else {}
+            busy += look.queue_length > agents.busy_above
+            idle += look.queue_length < agents.idle_below
+            queued += look.queue_length
+            running += look.current_task is not None
+            per_agent[name] = {
+                "pid": look.pid,
+                "state": look.state,
+                "capabilities": sorted(agent.capabilities),
+                "queue_length": look.queue_length,
+                "current_task": None if look.current_task is None else look.current_task.id,
+                "done": succeeded,
+                "failed": failed,
+                "success_rate": look.success_rate,
+                "mean_run_s": self._dispatcher.mean_ns.get(agent._slot, 0.0) / 1e9,
+                "steals": row.get("steals", 0),
+                "steals_failed": row.get("steals_failed", 0),
+                "stolen_by_it": row.get("chunks_stolen", 0),
+                "stolen_from_it": row.get("chunks_lost", 0),
+                "busy_s": look.busy_ns / 1e9,
+                "utilization": sample.utilization,
+                "cpu_percent": sample.cpu_percent,
+                "rss_bytes": sample.rss_bytes,
+            }
+        out["strategy"] = self.config.strategy
+        out["tasks"]["queued"] = queued
+        out["tasks"]["running"] = running
+        held = len(self._dispatcher.urgent.held) if self._state != "new" else 0
+        out["tasks"]["held"] = held
+        out["steals"] = {
+            "attempted": attempted,
+            "successful": successful,
+            "failed": attempted - successful,
+            "tasks": stolen,
+            "repairs": repairs,
+        }
+        out["agents"] = {"registered": len(per_agent), "busy": busy, "idle": idle}
+        utilization = [row["utilization"] for row in per_agent.values()]
+        out["utilization"] = sum(utilization) / len(utilization) if utilization else 0.0
+        out["sampled_at"] = self.metrics.sampled_at
+        out["per_agent"] = per_agent
+        return out
+
+    def _agent_row(self, agent: Agent) -> AgentRow | None:
+        """One look at an agent; None when it is gone."""
+        if self._state in ("new", "stopped") or agent._slot < 0:
+            return None
+        dispatcher, engine = self._dispatcher, self._engine
+        slot = agent._slot
+        if dispatcher.names_of.get(slot) != agent.agent_id:
+            return None
+        words, base = engine.words, engine.segment.layout.agent(slot)
+        try:
+            parked, code, pid = words[base + L.PARKED], words[base + L.STATE], words[base + L.PID]
+            chunk, started = words[base + L.CLAIM], words[base + L.STARTED_NS]
+            busy_ns = words[base + L.BUSY_NS]
+            task = None
+            if chunk >= 0 and not parked:
+                task = dispatcher.pages.sink_of(chunk)
+            length = dispatcher.deques.queued(slot)
+            leaving = words[base + L.LEAVE]
+        except ValueError:  # the segment is gone
+            return None
+        if task is not None:
+            busy_ns += max(0, time.monotonic_ns() - started)
+        if code != L.READY:
+            state = "leaving" if code == L.LEAVING else "starting"
+        elif leaving:
+            state = "leaving"
+        else:
+            state = "idle" if task is None else "running"
+        succeeded, failed = dispatcher.outcomes.get(slot, (0, 0))
+        rate = succeeded / (succeeded + failed) if succeeded + failed else 1.0
+        return AgentRow(length, pid, state, task, rate, busy_ns)
+
+    def _is_running(self, task: Task) -> bool:
+        """Whether some agent runs this task right now."""
+        return any(
+            (row := self._agent_row(agent)) is not None and row.current_task is task
+            for agent in list(self._agents.values())
+        )
+
+
+def _named(task: Task) -> list[Any]:
+    """What a task depends on, as it was named: dependencies, then tasks among its arguments."""
+    named = [*task.dependencies, *(v for v in (*task.args, *task.kwargs.values()) if type(v) is Task)]
+    for value in named:
+        if not isinstance(value, (int, Task)):
+            raise TypeError(f"a dependency is a task or the id of one, not {value!r}")
+    return named
+
+
+def _id_of(named: Any) -> int:
+    return named if isinstance(named, int) else int(named.id)
+
+
+def _failed(number: int, error: BaseException) -> Task:
+    """Stands for a task that is forgotten but for how it ended."""
+    task = Task(error.root if isinstance(error, DependencyError) else f"task {number}")
+    task.id, task._is_finished, task._exception = number, True, error
+    return task
+
+
+def _make_on_finished(scheduler: WorkStealingScheduler) -> Callable[[Task], None]:
+    """What the engine calls for each task that is over; holds no reference to the scheduler, or none were collected."""
+    tasks, finished = scheduler._tasks, scheduler._finished
+    keep = scheduler.config.metrics.keep_finished
+
+    def on_finished(task: Task) -> None:
+        number = task.id
+        tasks.pop(number, None)
+        finished[number] = task._exception
+        if len(finished) > 2 * keep + 100:  # seldom, and then many
+            for old in list(islice(finished, len(finished) - keep)):
+                del finished[old]
+
+    return on_finished
+
+
+def _make_look(scheduler: WorkStealingScheduler) -> Callable[[], list[tuple[str, int, int, int]]]:
+    """What the sampler looks at; does not keep the scheduler alive."""
+    reference = weakref.ref(scheduler)
+
+    def look() -> list[tuple[str, int, int, int]]:
+        scheduler = reference()
+        if scheduler is None:
+            return []
+        rows = [(name, scheduler._agent_row(agent)) for name, agent in list(scheduler._agents.items())]
+        return [(name, row.pid, row.busy_ns, row.queue_length) for name, row in rows if row is not None and row.pid]
+
+    return look
+
+
+def _stop_collected(engine: Engine, sampler: Sampler) -> None:
+    engine.stop_collected()
+    sampler.stop(wait=False)
