@@ -11,14 +11,14 @@ from mpsteal._queue import layout as L
 GEOMETRIES = [
     L.Geometry(1),
     L.Geometry(8),
-    L.Geometry(64, levels=5),
+    L.Geometry(64, levels=5, classes=7),
     L.Geometry(3, levels=2, entries=2, page_chunks=4, page_bytes=4096, pages=4, ring_bytes=256),
     L.Geometry(2, levels=1, entries=3, page_chunks=5, page_bytes=72, pages=3, ring_bytes=64),
 ]
 
-HEADER = ("MAGIC", "STOP", "RING_AFTER_NS", "LOOKED_NS")
-NOT_WORDS = {"NONE", "INT_LIMIT", "VACANT", "STARTING", "READY", "LEAVING", "INIT_FAILED"}
-AGENT_PREFIXES_OF_OTHERS = ("SLOT_", "KIND_", "HEADER_", "MAGIC", "FUNCTION_", "LEVELS_", "INLINE_")
+HEADER = ("MAGIC", "STOP", "SLOTS_USED", "RING_AFTER_NS", "LOOKED_NS")
+NOT_WORDS = {"NONE", "INT_LIMIT", "VACANT", "STARTING", "READY", "LEAVING", "INIT_FAILED", "CLASS_SHIFT", "FLAGS_MASK"}
+AGENT_PREFIXES_OF_OTHERS = ("SLOT_", "KIND_", "HEADER_", "MAGIC", "FUNCTION_", "LEVELS_", "INLINE_", "MASK_")
 
 
 def agent_words() -> dict[str, int]:
@@ -49,12 +49,19 @@ def test_words_of_the_header_are_distinct() -> None:
 def test_writers_have_cache_lines_of_their_own() -> None:
     """What the agent, the parent and lock holders write lies in different lines of 64 bytes."""
     agent = {L.CLAIM, L.STARTED_NS, L.RESULT_TAIL, L.DONE, L.BUSY_NS, L.LOADED, L.CLAIM_AT}
-    parent = {L.RESULT_HEAD, L.BLOCKS_FREED}
+    parent = {L.RESULT_HEAD, L.BLOCKS_FREED, L.LEAVE, L.HELD, L.NEWS}
     locked = {L.MARK, L.J_VICTIM, L.J_ENTRY, L.J_MID, L.J_HI, L.J_LEVEL}
     lines = [{word // 8 for word in group} for group in (agent, parent, locked)]
     assert not lines[0] & lines[1]
     assert not lines[0] & lines[2]
     assert not lines[1] & lines[2]
+
+
+def test_every_agent_has_a_bit_of_its_own_in_a_class() -> None:
+    layout = L.Layout(L.Geometry(130, classes=3))
+    bits = [layout.class_mask(number, slot) for number in range(3) for slot in range(130)]
+    assert len(set(bits)) == len(bits)
+    assert all(layout.classes_word <= at < layout.slots_word and 0 < bit < 1 << 63 for at, bit in bits)
 
 
 def test_flags_of_a_slot_do_not_overlap() -> None:
@@ -76,6 +83,8 @@ class TestRegions:
             regions.append((f"agent {slot}", start, start + layout.agent_words * 8))
         start = layout.functions_word * 8
         regions.append(("functions", start, start + g.functions * L.FUNCTION_WORDS * 8))
+        start = layout.classes_word * 8
+        regions.append(("classes", start, start + g.classes * layout.mask_words * 8))
         start = layout.slots_word * 8
         regions.append(("slots", start, start + g.pages * g.page_chunks * L.SLOT_WORDS * 8))
         regions += [(f"slab {p}", layout.slab(p), layout.slab(p) + g.page_bytes) for p in range(g.pages)]

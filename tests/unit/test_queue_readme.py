@@ -16,12 +16,12 @@ TEXT = (ROOT / "mpsteal" / "_queue" / "README.md").read_text()
 
 NOT_WORDS = {
     # sizes and values; the offset of the rings, which the README gives as a formula
-    *("HEADER_WORDS", "MAGIC_VALUE", "LEVELS_AT", "NONE", "INT_LIMIT", "SLOT_WORDS", "FUNCTION_WORDS"),
+    *("HEADER_WORDS", "MAGIC_VALUE", "LEVELS_AT", "NONE", "INT_LIMIT", "SLOT_WORDS", "FUNCTION_WORDS", "MASK_BITS"),
     # states
     *("VACANT", "STARTING", "READY", "LEAVING", "INIT_FAILED"),
     # flags of a chunk's slot
     *("KIND_CALL", "KIND_CALL_KWDS", "KIND_MAP", "KIND_STARMAP", "KIND_INT", "KIND_TWO_INTS", "KIND_MASK", "IN_BLOCK"),
-    "INLINE_FUNCTION",
+    *("INLINE_FUNCTION", "CLASS_SHIFT", "FLAGS_MASK"),
 }
 
 
