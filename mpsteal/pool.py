@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Any
 
 from ._engine.cpus import usable_cpus
+from ._engine.health import interrupts_deferred
 from ._engine.jobs import WINDOW_CHUNKS, Job
 from ._engine.loop import RUN as _ENGINE_RUN
 from ._engine.loop import Engine
@@ -145,21 +146,30 @@ class Pool:
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         self._processes = processes
-        self._engine = engine = Engine(
-            processes,
-            self._make_process,
-            context=self._ctx,
-            initializer=initializer,
-            initargs=tuple(initargs),
-            max_tasks=maxtasksperchild,
-            geometry=geometry,
-        )
-        self._state = RUN
-        _pools.add(self)
-        # At exit multiprocessing runs its finalizers, the highest priority first, before it joins children.
-        engine.at_exit = multiprocessing.util.Finalize(None, engine.stop_at_exit, exitpriority=15)
-        self._when_collected = weakref.finalize(self, engine.stop_collected)
-        self._when_collected.atexit = False
+        engine: Engine | None = None
+        try:
+            with interrupts_deferred():  # until it is known how to end what has been started
+                self._engine = engine = Engine(
+                    processes,
+                    self._make_process,
+                    context=self._ctx,
+                    initializer=initializer,
+                    initargs=tuple(initargs),
+                    max_tasks=maxtasksperchild,
+                    geometry=geometry,
+                )
+                self._state = RUN
+                _pools.add(self)
+                # At exit multiprocessing runs its finalizers, the highest priority first, before it joins children.
+                engine.at_exit = multiprocessing.util.Finalize(None, engine.stop_at_exit, exitpriority=15)
+                self._when_collected = weakref.finalize(self, engine.stop_collected)
+                self._when_collected.atexit = False
+        except BaseException:
+            if engine is not None:  # interrupted, and the caller never gets this pool
+                self._state = TERMINATE
+                engine.terminate()
+                engine.join()
+            raise
 
     @property
     def _make_process(self) -> Callable[..., Any]:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 from ._agent.launch import Balancing
 from ._engine.balance import Rebalancing
+from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
 from ._engine.schedule import CLASSES, GROUP_SHIFT, LEVELS, LEVELS_PER_PRIORITY, Scheduling
 from ._policy.graph import find_cycle
@@ -111,23 +112,31 @@ class WorkStealingScheduler:
             ask_ms=max(1, round(rules.order.ask_s * 1000)),
         )
         self.metrics.started_at = time.time()
-        self._engine = engine = Engine(
-            rules.agents.max_agents,
-            self._ctx.Process,
-            context=self._ctx,
-            initializer=self._initializer,
-            initargs=self._initargs,
-            geometry={"levels": LEVELS, "entries": ENTRIES, "classes": CLASSES, **self._geometry},
-            dispatcher=partial(Scheduling, rules=rules, metrics=self.metrics),
-            balancing=balancing,
-        )
-        assert isinstance(engine.dispatcher, Scheduling)
-        self._dispatcher: Scheduling = engine.dispatcher
-        self._dispatcher.on_finished = _make_on_finished(self)
-        engine.at_exit = multiprocessing.util.Finalize(None, engine.stop_at_exit, exitpriority=15)
-        self._sampler = Sampler(self.metrics, _make_look(self), rules.metrics.sample_s)
-        self._when_collected = weakref.finalize(self, _stop_collected, engine, self._sampler)
-        self._when_collected.atexit = False
+        engine: Engine | None = None
+        try:
+            with interrupts_deferred():  # until it is known how to end what has been started
+                self._engine = engine = Engine(
+                    rules.agents.max_agents,
+                    self._ctx.Process,
+                    context=self._ctx,
+                    initializer=self._initializer,
+                    initargs=self._initargs,
+                    geometry={"levels": LEVELS, "entries": ENTRIES, "classes": CLASSES, **self._geometry},
+                    dispatcher=partial(Scheduling, rules=rules, metrics=self.metrics),
+                    balancing=balancing,
+                )
+                assert isinstance(engine.dispatcher, Scheduling)
+                self._dispatcher: Scheduling = engine.dispatcher
+                self._dispatcher.on_finished = _make_on_finished(self)
+                engine.at_exit = multiprocessing.util.Finalize(None, engine.stop_at_exit, exitpriority=15)
+                self._sampler = Sampler(self.metrics, _make_look(self), rules.metrics.sample_s)
+                self._when_collected = weakref.finalize(self, _stop_collected, engine, self._sampler)
+                self._when_collected.atexit = False
+        except BaseException:
+            if engine is not None:  # interrupted
+                engine.terminate()
+                engine.join()
+            raise
         self._owner = os.getpid()
         self._state = "running"
         for agent in list(self._agents.values()):

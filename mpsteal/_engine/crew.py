@@ -117,7 +117,7 @@ class Crew:
 
     def abandon(self) -> None:
         """The start of the pool failed half-way: end what was started."""
-        for agent in self.alive.values():
+        for agent in list(self.alive.values()):
             process = agent.process
             process.terminate()
             if isinstance(getattr(process, "pid", None), int):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -92,6 +93,28 @@ def interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Have a Ctrl-C that comes inside take effect at the end, by the handler that was there before.
+
+    What is half-built cannot be ended: an interrupt on the way out of `Thread.start` left a thread that runs on memory
+    which was given back, one in an at-fork hook of `logging` left its lock held. A mask would not do: the system gives
+    the signal to any thread that does not block it, and Python runs the handler in the main thread all the same.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield  # no Python handler ever runs in another thread
+        return
+    came: list[Any] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            before(*came[0])
 
 
 def start_process(make: Callable[..., Any], spec: AgentSpec, name: str) -> AgentProcess:

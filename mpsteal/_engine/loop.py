@@ -22,7 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from multiprocessing import context as mp_context
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 from .._agent.launch import AgentSpec, Balancing, Descriptor, load_prctl
@@ -39,6 +39,7 @@ from .collect import Collector
 from .crew import Crew
 from .dispatch import Dispatcher
 from .guard import Guard
+from .health import interrupts_deferred
 from .validate import validate
 
 logger = logging.getLogger("mpsteal")
@@ -109,11 +110,23 @@ class Engine:
         self._fds: list[int] = []
         self._cleanup = contextlib.ExitStack()
         self.thread = threading.Thread(target=self._run, name="mpsteal-engine", daemon=True)
+        self._fate: dict[str, str] = {}
+        """Who comes first decides: the thread that it runs, or a start that failed that it never will."""
+        self._gate = threading.Lock()
+        self._gate.acquire()
         try:
-            self._build(make_process, context, geometry or {})
-            self.thread.start()
+            with interrupts_deferred():
+                try:
+                    self._build(make_process, context, geometry or {})
+                    self.thread.start()
+                finally:
+                    self._gate.release()
         except BaseException:
-            self._abandon_start()
+            if self._fate.setdefault("is", "abandoned") == "abandoned":
+                self._abandon_start()
+            else:  # all is well, but a signal handler has raised
+                self.terminate()
+                self.ended.wait()
             raise
 
     # -- building -------------------------------------------------------------------------------------------------
@@ -149,6 +162,8 @@ class Engine:
         method = context.get_start_method() if isinstance(context, mp_context.BaseContext) else "fork"
         self._forks = method == "fork"
         self._is_starter = method != "forkserver"  # agents are children of this process
+        if method == "spawn":
+            resource_tracker.ensure_running()  # the same: it unblocks SIGINT when it has started
         if method == "forkserver":
             forkserver.ensure_running()  # before any start holds signals back: the server would keep that for ever
         if self._forks:
@@ -366,6 +381,9 @@ class Engine:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._gate.acquire()
+        if self._fate.setdefault("is", "running") != "running":
+            return
         try:
             while self._turn():
                 pass

@@ -258,3 +258,55 @@ class SlowStart:
         if first:
             time.sleep(600)
         return self.target(*args)
+
+
+def test_handler_that_raises_as_the_engine_starts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An alarm's handler may raise at any point of the main thread, also when the engine's thread is running already."""
+    start = threading.Thread.start
+
+    def start_and_raise(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "mpsteal-engine":
+            raise InterruptedError("an alarm")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_and_raise)
+        for _ in range(5):
+            with pytest.raises(InterruptedError, match="an alarm"):
+                mpsteal.Pool(2)
+    with mpsteal.Pool(2) as pool:
+        assert pool.apply(tasks.double, (21,)) == 42
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_interrupt_while_a_pool_is_made_comes_when_it_is_known_how_to_end_it(
+    method: str,
+) -> None:
+    """Even if another thread takes the signal: a mask of the main thread alone would not hold it back."""
+    make = multiprocessing.get_context(method).Process
+    seen: list[str] = []
+    arrived, write = os.pipe()
+    os.set_blocking(write, False)
+
+    class Context(type(multiprocessing.get_context(method))):  # type: ignore[misc]
+        def Process(self, *args: Any, **kwds: Any) -> Any:
+            process = make(*args, **kwds)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.read(arrived, 1)  # some thread has taken it
+            seen.append("made")
+            return process
+
+    idle = threading.Event()
+    other = threading.Thread(target=idle.wait)
+    other.start()
+    before = signal.set_wakeup_fd(write)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            mpsteal.Pool(2, context=Context())
+    finally:
+        signal.set_wakeup_fd(before)
+        idle.set()
+        other.join()
+        os.close(arrived)
+        os.close(write)
+    assert seen == ["made", "made"], "the interrupt came half-way"
