@@ -2,6 +2,7 @@
 
     mpsteal run script.py [args...]            a file, or a directory or zip with a __main__.py
     mpsteal run -m package.module [args...]    as `python -m`
+    mpsteal demo [name] [options]              see `mpsteal/demos`, which reads its arguments itself
     mpsteal --version
 
     argv ──> _split ──> own options    ──> argparse
@@ -61,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         BaseException: whatever else ended the program; the interpreter is meant to report it.
     """
     own, program_args = _split(sys.argv[1:] if argv is None else argv)
+    if own and own[0] == "demo":
+        from .demos import main as run_demos
+
+        return run_demos(argv=own[1:])
     parser = _make_parser()
     options = parser.parse_args(own)
     if options.command != "run":
@@ -92,6 +97,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("-m", dest="module", metavar="module", help="a module, as for python -m")
     run.add_argument("program", nargs="?", help="a script, or a directory or zip with a __main__.py")
+    commands.add_parser("demo", help="run the scheduler's demos, which check their own outcome")
     return parser
 
 

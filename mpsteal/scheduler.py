@@ -23,7 +23,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait as wait_for_futures
 from functools import partial
-from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -86,8 +85,6 @@ class WorkStealingScheduler:
         self._state = "new"
         self._agents: dict[str, Agent] = {}
         self._tasks: dict[int, Task] = {}
-        self._finished: dict[int, BaseException | None] = {}
-        """Outcome of tasks that are over, the oldest first; `metrics.keep_finished` of them."""
         self.metrics = WorkStealingMetrics()
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -127,7 +124,7 @@ class WorkStealingScheduler:
                 )
                 assert isinstance(engine.dispatcher, Scheduling)
                 self._dispatcher: Scheduling = engine.dispatcher
-                self._dispatcher.on_finished = _make_on_finished(self)
+                self._tasks = engine.dispatcher.unfinished
                 engine.at_exit = multiprocessing.util.Finalize(None, engine.stop_at_exit, exitpriority=15)
                 self._sampler = Sampler(self.metrics, _make_look(self), rules.metrics.sample_s)
                 self._when_collected = weakref.finalize(self, _stop_collected, engine, self._sampler)
@@ -358,7 +355,9 @@ class WorkStealingScheduler:
             matched = self._engine.call(lambda: bool(dispatcher.placement.agents_of(number)))
             if not matched:
                 raise UnmatchedTaskError(task.name, dispatcher.placement.missing(number))
-        waits_for = tuple(self._find_dependencies(task, group))
+        waits_for: tuple[Task, ...] = ()
+        if task.dependencies or Task in map(type, task.args) or Task in map(type, task.kwargs.values()):
+            waits_for = tuple(self._find_dependencies(task, group))
         is_urgent = protected or task.deadline is not None
         level = LEVELS_PER_PRIORITY * (task.priority - 1) + is_urgent
         task._prepare(self, level << GROUP_SHIFT | number, waits_for)
@@ -372,12 +371,12 @@ class WorkStealingScheduler:
                 found = (group or {}).get(named) or self._tasks.get(named)
                 if found is not None:
                     yield found
-                elif named not in self._finished:
+                elif named not in self._dispatcher.ended:
                     raise ValueError(
                         f"task {task.name!r} depends on {named}, which is no task of this scheduler (or was over so "
                         "long ago that it was forgotten: metrics.keep_finished)"
                     )
-                elif (error := self._finished[named]) is not None:
+                elif (error := self._dispatcher.ended[named]) is not None:
                     yield _failed(named, error)
             else:
                 if named is task:
@@ -537,22 +536,6 @@ def _failed(number: int, error: BaseException) -> Task:
     task = Task(error.root if isinstance(error, DependencyError) else f"task {number}")
     task.id, task._is_finished, task._exception = number, True, error
     return task
-
-
-def _make_on_finished(scheduler: WorkStealingScheduler) -> Callable[[Task], None]:
-    """What the engine calls for each task that is over; holds no reference to the scheduler, or none were collected."""
-    tasks, finished = scheduler._tasks, scheduler._finished
-    keep = scheduler.config.metrics.keep_finished
-
-    def on_finished(task: Task) -> None:
-        number = task.id
-        tasks.pop(number, None)
-        finished[number] = task._exception
-        if len(finished) > 2 * keep + 100:  # seldom, and then many
-            for old in list(islice(finished, len(finished) - keep)):
-                del finished[old]
-
-    return on_finished
 
 
 def _make_look(scheduler: WorkStealingScheduler) -> Callable[[], list[tuple[str, int, int, int]]]:

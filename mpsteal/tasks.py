@@ -34,12 +34,25 @@ def _epoch(monotonic_ns: int) -> float | None:
     return (monotonic_ns + _WALL_NS) / 1e9 if monotonic_ns else None
 
 
+SKILL_SETS_KEPT = 10_000
+
+_skill_sets: dict[tuple[str, ...], frozenset[str]] = {}
+"""One object for each spelling of a set of skills: most tasks ask for the same few, and a set of its own takes a task 216
+bytes, and the garbage collector half a microsecond. At most `SKILL_SETS_KEPT`."""
+
+
 def _skills(what: str, skills: Iterable[str]) -> frozenset[str]:
     if isinstance(skills, str):
         raise TypeError(f"{what} must be a collection of words, not one string; write [{skills!r}]")
-    found = frozenset(skills)
+    key = tuple(skills)
+    found = _skill_sets.get(key)
+    if found is not None:
+        return found
+    found = frozenset(key)
     if not all(type(skill) is str and skill for skill in found):
         raise TypeError(f"{what} must be words that are not empty, not {skills!r}")
+    if len(_skill_sets) < SKILL_SETS_KEPT:
+        _skill_sets[key] = found
     return found
 
 
@@ -74,7 +87,8 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
         engine: 1 _settling := True   2 takes the lock out of `_conditions`   3 none there: stores, else under it
         waiter: 1 puts a lock there   2 looks at _settling                    3 True: waits for the state to follow
 
-    If the waiter sees False, the engine's step 2 is still to come, and finds the lock.
+    If the waiter sees False, the engine's step 2 is still to come, and finds the lock. What it found it shows in
+    `_late_condition` before it waits for it: whoever holds the lock asks for it again, to give it back.
     """
 
     __slots__ = (
@@ -279,11 +293,13 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
             condition = _conditions.get(number) or _conditions.setdefault(number, threading.Condition())
             if not self._settling:
                 return condition
-            while self._state not in _ENDED:
-                time.sleep(0)  # the engine is between two lines of `_settle`
+            while self._state not in _ENDED and self._late_condition is None:
+                time.sleep(0)  # the engine is between two lines of `_resolve`
             _conditions.pop(number, None)
         if self._late_condition is None:
-            self._late_condition = threading.Condition()
+            with _making:  # two threads at once must get the same one
+                if self._late_condition is None:
+                    self._late_condition = threading.Condition()
         return self._late_condition
 
     @property
@@ -330,14 +346,50 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
             self._dependents = [other]
 
     def _resolve(self, ok: bool, value: Any) -> None:
-        """The task is over. Once: whoever comes second changes nothing."""
+        """The task is over: store the outcome, and wake who waits for it. Once: who comes second changes nothing."""
         if self._is_finished:
             return
         self._is_finished = True
+        state = futures.FINISHED
+        if ok:
+            self._result = value
+        else:
+            self._exception = value
+            if isinstance(value, TaskCancelledError):
+                state = futures.CANCELLED_AND_NOTIFIED
         scheduler = self._scheduler
         assert scheduler is not None
-        self._settle(ok, value, scheduler._engine)
-        scheduler._dispatcher.finished(self, ok, value)
+        dispatcher = scheduler._dispatcher
+        try:
+            dispatcher.finished(self, ok, value)
+        finally:  # only now: who is woken finds times and counts as they are in the end
+            self._settling = True
+            condition = _conditions.pop(self.id, None)
+            if condition is None:
+                self._state = state
+            else:
+                self._settle_seen(condition, state)
+        dispatcher.unfinished.pop(self.id, None)
+        if self._dependents:
+            dispatcher.release_dependents(self)
+
+    def _settle_seen(self, condition: threading.Condition, state: str) -> None:
+        """The middle of `_resolve` for a task that somebody has looked at, as a `Future` does it."""
+        self._late_condition = condition
+        with condition:
+            self._state = state
+            for waiter in self._waiters:
+                if state != futures.FINISHED:
+                    waiter.add_cancelled(self)
+                elif self._exception is None:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            condition.notify_all()
+        if self._callback_list:
+            # Users' code: in the thread for it, which a callback that blocks holds up, and not the loop.
+            assert self._scheduler is not None
+            self._scheduler._engine.callbacks.put(_call_back, self, _nothing)
 
     def _refuse(self, error: BaseException, function: Any) -> None:
         """The call could not be pickled."""
@@ -347,35 +399,6 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
         """It is on its way, or never will be."""
         self._function = self._args = self._kwds = None
 
-    def _settle(self, ok: bool, value: Any, engine: Any) -> None:
-        """Store the outcome, and wake who waits for it."""
-        self._settling = True
-        condition = _conditions.pop(self.id, None)
-        state = futures.FINISHED
-        if ok:
-            self._result = value
-        else:
-            self._exception = value
-            if isinstance(value, TaskCancelledError):
-                state = futures.CANCELLED_AND_NOTIFIED
-        if condition is None:
-            self._state = state
-            return
-        with condition:
-            self._late_condition = condition
-            self._state = state
-            for waiter in self._waiters:
-                if state != futures.FINISHED:
-                    waiter.add_cancelled(self)
-                elif ok:
-                    waiter.add_result(self)
-                else:
-                    waiter.add_exception(self)
-            condition.notify_all()
-        if self._callback_list:
-            # Users' code: in the thread for it, which a callback that blocks holds up, and not the loop.
-            engine.callbacks.put(_call_back, self, _nothing)
-
 
 _NONE: frozenset[str] = frozenset()
 _NO_KWARGS: dict[str, Any] = {}
@@ -383,6 +406,9 @@ _ENDED = (futures.FINISHED, futures.CANCELLED_AND_NOTIFIED)
 
 _conditions: dict[int, threading.Condition] = {}
 """Locks of unfinished tasks that somebody has looked at, by id; see `Task`."""
+
+_making = threading.RLock()
+"""Held to make the lock of a finished task. It may be taken again: a signal handler, too, may look at a task."""
 
 
 def _check_seconds(name: str, value: float, *, may_be_past: bool = False) -> None:

@@ -12,6 +12,7 @@ import pickle
 import time
 from array import array
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -486,6 +487,10 @@ class Dispatcher:
                 self._push(self.slots[i], a, b)
             total += hi - lo
         self.ring_parked(total)
+
+    def kept(self) -> Iterator[tuple[int, int]]:
+        """Ranges of chunks that have their numbers and are not handed out; some may be empty."""
+        yield from self.backlog
 
     def describe(self, chunk: int) -> str:
         """A chunk that an agent has started, for people."""

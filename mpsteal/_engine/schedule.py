@@ -18,7 +18,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby, islice
+from operator import attrgetter
 from typing import Any
 
 from .._policy.matching import TIERS, Placement
@@ -81,9 +83,14 @@ class Scheduling(Dispatcher):
         """`[succeeded, failed]`, by slot."""
         self.mean_ns: dict[int, float] = {}
         """Moving mean of the run time, by slot (ns)."""
+        self.overflow: dict[int, deque[tuple[int, int]]] = {}
+        """Ranges for which no deque had room, by level, the oldest first."""
         self.unmatched: dict[int, list[int]] = {}
         """Chunks that no agent can run, by class."""
-        self.on_finished: Callable[[Any], object] = id  # until the front door sets its own
+        self.unfinished: dict[int, Any] = {}
+        """Tasks that are not over, by id; callers add."""
+        self.ended: dict[int, BaseException | None] = {}
+        """How tasks ended, the oldest first: `metrics.keep_finished` of them, or up to twice as many."""
         self.is_draining = False
         """Nobody will register any more: what no agent can run never will."""
         self._seq = 0
@@ -238,11 +245,17 @@ class Scheduling(Dispatcher):
                 task = pending.popleft()
             except IndexError:
                 break
-            if task._linked or self._link(task):
-                ready.append(task)
-                room -= 1
+            if not task._linked:
+                task._linked = True
+                self._seq = task._seq = self._seq + 1
+                if task._timeout_ns or task._deadline_ns:
+                    self.limits.watch(task)
+                if task._waits_for and not self._link(task):
+                    continue
+            ready.append(task)
+            room -= 1
         # Neighbours of one group share a range: few ranges for many tasks. The sort is stable: order of submission.
-        ready.sort(key=_urgency)
+        ready.sort(key=_group_of, reverse=True)
         calls = deque(ready)
         self._pickle(batch, calls)
         pending.extendleft(reversed(calls))  # the slab was full
@@ -253,14 +266,7 @@ class Scheduling(Dispatcher):
                 slots[4 * i + 3] |= number << L.CLASS_SHIFT
 
     def _link(self, task: Any) -> bool:
-        """First look at a task; whether it need not wait for others."""
-        task._linked = True
-        self._seq += 1
-        task._seq = self._seq
-        if task._timeout_ns or task._deadline_ns:
-            self.limits.watch(task)
-        if not task._waits_for:
-            return True
+        """First look at a task that depends on others; whether it need not wait for them."""
         waits = 0
         for other in task._waits_for:
             if not other._is_finished:
@@ -294,19 +300,19 @@ class Scheduling(Dispatcher):
     # -- placing --------------------------------------------------------------------------------------------------
 
     def _place(self, lo: int, hi: int) -> None:
-        page = self.pages.find(lo)
-        assert page is not None
-        sinks, first = page.sinks, page.first
         self._read_lengths()
-        at = lo
-        while at < hi:
-            group = sinks[at - first]._group
-            end = at + 1
-            while end < hi and sinks[end - first]._group == group:
-                end += 1
-            self._place_group(at, end, group)
-            at = end
+        for group, tasks in groupby(self.tasks_of(lo, hi), _group_of):
+            hi = lo + sum(1 for _ in tasks)
+            self._place_group(lo, hi, group)
+            lo = hi
         self.announce()
+
+    def tasks_of(self, lo: int, hi: int) -> list[Any]:
+        """Who waits for chunks [lo, hi), which are all of one page and unfinished."""
+        page = self.pages.find(lo)
+        if page is None:
+            return [self.pages.sink_of(chunk) for chunk in range(lo, hi)]
+        return page.sinks[lo - page.first : hi - page.first]
 
     def _place_group(self, lo: int, hi: int, group: int) -> None:
         """Chunks [lo, hi) of one level and class: assign them, or keep them back."""
@@ -315,6 +321,9 @@ class Scheduling(Dispatcher):
             self.urgent.hold(lo, hi, number, level)
             if not self.placement.agents_of(number):
                 self._tell_unmatched(lo, number)
+            return
+        if level in self.overflow:  # no overtaking
+            self.overflow[level].append((lo, hi))
             return
         at = lo
         for slot, count in self.placement.place_many(number, hi - lo):
@@ -337,19 +346,19 @@ class Scheduling(Dispatcher):
         self.announce()
 
     def assign(self, slot: int, level: int, lo: int, hi: int) -> None:
-        """Append a range to an agent's deque; if it has no room, to another's, else to the backlog. Then `announce`."""
+        """Append a range to an agent's deque; if it has no room, to another's, else to `overflow`. Then `announce`."""
         if not self.deques.push(slot, level, lo, hi):
             others = self.placement.agents_of(self._class_of(lo))
             found = next((other for other in others if self.deques.push(other, level, lo, hi)), None)
             if found is None:
-                self.backlog.append((lo, hi))
+                self.overflow.setdefault(level, deque()).append((lo, hi))
                 return
             slot = found
         self._pushed.add(slot)
         now_ns, name = time.monotonic_ns(), self.names_of[slot]
-        for chunk in range(lo, hi):
-            task = self.pages.sink_of(chunk)
-            task._assigned_ns, task._agent = now_ns, name
+        for task in self.tasks_of(lo, hi):
+            task._assigned_ns = now_ns
+            task._agent = name
 
     def announce(self) -> None:
         """After pushes: news for their owners, a ring for those that are parked, and for who could steal from them."""
@@ -368,13 +377,22 @@ class Scheduling(Dispatcher):
                 self.ring(slot)
         pushed.clear()
 
-    def refill(self) -> None:
-        """Assign what found no room before."""
-        work, self.backlog = self.backlog, deque()
-        for lo, hi in work:
-            task = self.pages.sink_of(lo) if lo < hi else None
-            if task is not None:
-                self._place_group(lo, hi, task._group)
+    def _refill(self) -> None:
+        """Assign what found no room before, the oldest first, level by level."""
+        layout, words = self.segment.layout, self.words
+        half = layout.geometry.entries // 2
+        for level in sorted(self.overflow, reverse=True):
+            heads = [layout.head(slot, level) for slot in self.slots]
+            if not any(words[at + 1] - words[at] <= half for at in heads):
+                continue  # as in a Pool: at every single place it would cost more than it gives
+            work = self.overflow.pop(level)
+            while work and level not in self.overflow:
+                lo, hi = work.popleft()
+                task = self.pages.sink_of(lo) if lo < hi else None
+                if task is not None:
+                    self._place_group(lo, hi, task._group)
+            if work:
+                self.overflow[level].extend(work)
         self.announce()
 
     def _read_lengths(self) -> None:
@@ -406,7 +424,7 @@ class Scheduling(Dispatcher):
     # -- results --------------------------------------------------------------------------------------------------
 
     def finished(self, task: Any, ok: bool, value: Any) -> None:
-        """A task is over, however it ended; called once, by its `_resolve`."""
+        """A task is over, however it ended: count it. Called once, by its `_resolve`, before anybody is woken."""
         slot, started_ns, run_ns = self.collector.noted
         metrics = self.metrics
         task._completed_ns = now_ns = time.monotonic_ns()
@@ -430,15 +448,14 @@ class Scheduling(Dispatcher):
         if task._timeout_ns or task._deadline_ns:
             self.limits.finished(task, now_ns)
         task._waits = 0
-        self.on_finished(task)
-        if task._dependents:
-            self._release_dependents(task)
+        self.ended[task.id] = task._exception
 
     def _tell_success(self, slot: int, outcomes: list[int]) -> None:
         if slot not in self.crew.leaving:
             self.placement.set_success(slot, outcomes[0] / (outcomes[0] + outcomes[1]))
 
-    def _release_dependents(self, task: Any) -> None:
+    def release_dependents(self, task: Any) -> None:
+        """See to those that wait for a task that is over."""
         dependents, task._dependents = task._dependents, ()
         for other in dependents:
             if other._is_finished:
@@ -481,8 +498,14 @@ class Scheduling(Dispatcher):
 
     def turn(self, now: float) -> None:
         """See `Dispatcher.turn`."""
+        keep = self.rules.metrics.keep_finished
+        if len(self.ended) > 2 * keep + 100:  # seldom, and then many
+            for number in list(islice(self.ended, len(self.ended) - keep)):
+                del self.ended[number]
         if self._moving:
             self._move_away()
+        if self.overflow:
+            self._refill()
         self.limits.turn(now)
         self.balancer.turn(now)
         self.urgent.give_out()
@@ -525,12 +548,25 @@ class Scheduling(Dispatcher):
             if chunk in chunks:
                 chunks.remove(chunk)
                 return chunk
+        for ranges in self.overflow.values():
+            for i, (lo, hi) in enumerate(ranges):
+                if lo <= chunk < hi:
+                    ranges[i] = (lo, chunk)
+                    ranges.insert(i + 1, (chunk + 1, hi))
+                    return chunk
         return super()._remove(chunk)
 
     def _push(self, agent: int, lo: int, hi: int) -> None:
         # What a cancel leaves of a range.
         self.assign(agent, self.pages.sink_of(lo)._group >> GROUP_SHIFT, lo, hi)
         self.announce()
+
+    def kept(self) -> Iterator[tuple[int, int]]:
+        """See `Dispatcher.kept`."""
+        for ranges in self.overflow.values():
+            yield from ranges
+        for chunk in (*chain.from_iterable(self.unmatched.values()), *self.urgent.held):
+            yield chunk, chunk + 1
 
     def describe(self, chunk: int) -> str:
         """See `Dispatcher.describe`."""
@@ -540,6 +576,7 @@ class Scheduling(Dispatcher):
     def fail_sent(self, error: BaseException) -> None:
         """See `Dispatcher.fail_sent`; and nothing is kept back any more."""
         self.unmatched.clear()
+        self.overflow.clear()
         held = self.urgent.held
         if len(held):
             for number in held.classes():
@@ -551,9 +588,8 @@ class Scheduling(Dispatcher):
 NOT_NOTED = (-1, 0, 0)
 
 
-def _urgency(task: Any) -> int:
-    """Sort key: the most urgent first, equal groups together."""
-    return -int(task._group)
+_group_of = attrgetter("_group")
+"""Sorts the most urgent first, equal groups together."""
 
 
 def _runs(chunks: list[int]) -> Iterable[tuple[int, int]]:

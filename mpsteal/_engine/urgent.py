@@ -31,10 +31,9 @@ class Urgent:
 
     def hold(self, lo: int, hi: int, number: int, level: int) -> None:
         """Keep chunks of one class and level back."""
-        scheduling = self._scheduling
-        for chunk in range(lo, hi):
-            task = scheduling.pages.sink_of(chunk)
-            self.held.add(number, level, task._deadline_ns or None, task._seq, chunk)
+        add = self.held.add
+        for chunk, task in enumerate(self._scheduling.tasks_of(lo, hi), lo):
+            add(number, level, task._deadline_ns or None, task._seq, chunk)
         self.changed = True
 
     def cancel(self, chunk: int) -> bool:
@@ -81,17 +80,8 @@ class Urgent:
             level, number = top
             slot = self._best_of(number, rooms)
             # A run for one agent is one range; what is left is for the others, while they are free.
-            only = numbers if len(numbers) == 1 else {number}
-            count = 1 if len(numbers) > 1 else max(1, min(rooms[slot], len(held) // len(rooms)))
-            run: list[int] = []
-            while len(run) < count:
-                following = held.top(only) if run else top
-                if following is None or following[0] != level:
-                    break
-                chunk = held.pop(only)
-                if chunk is None:
-                    break
-                run.append(chunk)
+            most = max(1, min(rooms[slot], len(held) // len(rooms)))
+            run = held.pop_run([n for n in numbers if scheduling.can_get(n, slot)], most)
             self._assign_run(slot, level, run)
             given = True
             rooms[slot] -= len(run)

@@ -77,7 +77,7 @@ def _places(engine: Engine) -> dict[int, list[str]]:
     def put(chunk: int, place: str) -> None:
         places.setdefault(chunk, []).append(place)
 
-    for lo, hi in engine.dispatcher.backlog:
+    for lo, hi in engine.dispatcher.kept():
         for chunk in range(lo, hi):
             put(chunk, "the backlog")
     engine.deques.validate()
@@ -162,6 +162,7 @@ def _check_idle(engine: Engine) -> None:
             assert done == collected, f"I6 agent {slot} has done {done} chunks, {collected} were collected"
     if engine.dispatcher.inflight:
         return
-    assert not engine.dispatcher.backlog, f"I6 idle with a backlog: {list(engine.dispatcher.backlog)[:5]}"
+    backlog = [(lo, hi) for lo, hi in engine.dispatcher.kept() if lo < hi]
+    assert not backlog, f"I6 idle with a backlog: {backlog[:5]}"
     for slot in engine.slots:
         assert not deques.queued(slot), f"I6 idle with {deques.queued(slot)} chunks queued at agent {slot}"

@@ -6,7 +6,7 @@ Levels are small integers, a higher one is more urgent; `levels_per_priority` of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
@@ -135,6 +135,10 @@ class Backlog(Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __iter__(self) -> Iterator[T]:
+        """All items, in no order."""
+        return iter(self._entries)
+
     def add(self, number: int, level: int, deadline: float | None, seq: int, item: T) -> None:
         """An item of class `number` waits; the earlier its deadline, in any unit, the earlier it goes."""
         if item in self._entries:
@@ -178,6 +182,37 @@ class Backlog(Generic[T]):
         self._count_out(queue)
         return item
 
+    def pop_run(self, numbers: Collection[int], most: int) -> list[T]:
+        """What `pop` would give, and what it would give next, as long as that is of the same class and level.
+
+        At most `most` items; empty when nothing of these classes is here.
+        """
+        queue = self._first(numbers)
+        if queue is None:
+            return []
+        aging, levels, level, heap, entries = self._aging, self._levels, queue.level, queue.heap, self._entries
+        others = [self._front(other) for n, other in levels[level].items() if n != queue.number and n in numbers]
+        bound = min(others, default=None)
+        aging.took(levels, level, 1)
+        most = min(most, 1 + aging.steady(levels, level))
+        run: list[T] = []
+        while len(run) < most and len(run) < queue.live:
+            entry = heap[0]
+            if entries.get(entry[2]) is not entry:
+                heappop(heap)
+                continue
+            if bound is not None and bound < entry:
+                break
+            heappop(heap)
+            run.append(entry[2])
+        if len(run) > 1:
+            aging.took(levels, level, len(run) - 1)
+        for item in run:
+            del entries[item]
+        queue.live -= len(run) - 1
+        self._count_out(queue)
+        return run
+
     def drain(self, number: int) -> list[T]:
         """Take out all items of one class, the highest level first, as if none had aged."""
         items: list[T] = []
@@ -209,21 +244,26 @@ class Backlog(Generic[T]):
         levels = self._levels_of(numbers)
         if not levels:
             return None
-        queues, entries = self._levels[self._aging.peek(levels)], self._entries
+        queues = self._levels[self._aging.peek(levels)]
         first: tuple[float, int, T, _Queue[T]] | None = None
         for number in numbers:
             queue = queues.get(number)
             if queue is None:
                 continue
-            heap = queue.heap
-            entry = heap[0]
-            while entries.get(entry[2]) is not entry:
-                heappop(heap)
-                entry = heap[0]
+            entry = self._front(queue)
             if first is None or entry < first:
                 first = entry
         assert first is not None  # B2
         return first[3]
+
+    def _front(self, queue: _Queue[T]) -> tuple[float, int, T, _Queue[T]]:
+        """Its first valid entry; what was cancelled before it is dropped."""
+        heap, entries = queue.heap, self._entries
+        entry = heap[0]
+        while entries.get(entry[2]) is not entry:
+            heappop(heap)
+            entry = heap[0]
+        return entry
 
     def _valid(self, queue: _Queue[T]) -> list[tuple[float, int, T, _Queue[T]]]:
         entries = self._entries

@@ -18,6 +18,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 from world import Actor, ModelLocks, World, name_words
@@ -38,7 +39,7 @@ def steal(victim: int) -> tuple[str, int]:
 
 
 @cache
-def _layout(slots: int, levels: int, entries: int) -> tuple[L.Layout, tuple[int, ...], Any]:
+def _layout(slots: int, levels: int, entries: int, classes: int) -> tuple[L.Layout, tuple[int, ...], Any]:
     layout = L.Layout(
         L.Geometry(
             slots,
@@ -49,9 +50,11 @@ def _layout(slots: int, levels: int, entries: int) -> tuple[L.Layout, tuple[int,
             pages=4,
             ring_bytes=64,
             functions=1,
+            classes=classes,
         )
     )
     cells = [0] * (layout.slots_word + layout.chunks * L.SLOT_WORDS)
+    cells[L.SLOTS_USED] = slots
     for slot in range(slots):
         cells[layout.agent(slot) + L.CLAIM] = L.NONE
     return layout, tuple(cells), name_words(layout)
@@ -67,14 +70,16 @@ class Scene:
         *,
         levels: int = 1,
         entries: int = 2,
+        classes: int = 0,
+        steal_levels: tuple[int, ...] | None = None,
         deques: type[Deques] = Deques,
         locks: ModelLocks | None = None,
     ) -> None:
         self.world, self.slots = world, slots
-        self.layout, cells, world.names = _layout(slots, levels, entries)
+        self.layout, cells, world.names = _layout(slots, levels, entries, classes)
         world.cells = list(cells)
         self.locks = locks or ModelLocks(world)
-        self.deques = deques(world.words, self.layout, self.locks, steal_point)
+        self.deques = deques(world.words, self.layout, self.locks, steal_point, steal_levels)
         self.chunks: list[int] = []
         self.slot_of: dict[str, int] = {}
         self.occupant: dict[int, Actor] = {}
@@ -152,9 +157,13 @@ class Scene:
 
     # -- what agents do ---------------------------------------------------------------------------
 
+    def make_take(self, slot: int) -> Callable[[], int]:
+        """How the owner of a slot takes."""
+        return self.deques.make_take(slot)
+
     def do(self, slot: int, steps: tuple[tuple[str, int], ...]) -> None:
         """The steps of one agent."""
-        take = self.deques.make_take(slot)
+        take = self.make_take(slot)
         for what, other in steps:
             for _ in range(TRIES):
                 self.world.attempt()
@@ -197,7 +206,7 @@ class Scene:
                 self.settle(slot)
         self.check_hidden()
         for slot in range(self.slots):
-            take = self.deques.make_take(slot)
+            take = self.make_take(slot)
             while True:
                 found = self.take(take)
                 if found == EMPTY:
@@ -242,13 +251,18 @@ class Scene:
 
 
 @cache
-def mutant(*changes: tuple[str, str]) -> type[Deques]:
-    """The class `Deques` with `(old, new)` replaced in its source: a bug for the model to find."""
-    source = inspect.getsource(deque_module)
+def mutant_of(module: ModuleType, *changes: tuple[str, str]) -> dict[str, Any]:
+    """The names of a module with `(old, new)` replaced in its source: a bug for the model to find."""
+    source = inspect.getsource(module)
     for old, new in changes:
-        assert source.count(old) == 1, f"{source.count(old)} times in deque.py: {old!r}"
+        assert source.count(old) == 1, f"{source.count(old)} times in {module.__name__}: {old!r}"
         source = source.replace(old, new)
-    names: dict[str, Any] = {"__name__": deque_module.__name__, "__package__": "mpsteal._queue"}
-    exec(compile(source, "<mutant of deque.py>", "exec"), names)
-    made: type[Deques] = names["Deques"]
+    names: dict[str, Any] = {"__name__": module.__name__, "__package__": module.__package__}
+    exec(compile(source, f"<mutant of {module.__name__}>", "exec"), names)
+    return names
+
+
+def mutant(*changes: tuple[str, str]) -> type[Deques]:
+    """The class `Deques` of such a mutant."""
+    made: type[Deques] = mutant_of(deque_module, *changes)["Deques"]
     return made

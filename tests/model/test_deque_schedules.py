@@ -446,7 +446,7 @@ MUTANTS: dict[str, tuple[tuple[tuple[str, str], ...], SceneMaker]] = {
         parent_cancels_what_is_taken,
     ),
     "cancel does not mark": (
-        (("            w[base + L.MARK] = self._parent + 1\n", ""),),
+        (("        w[base + L.MARK] = self._parent + 1\n", ""),),
         parent_cancels_what_is_taken,
     ),
     "thief gives an entry back that its owner looks at": (
@@ -535,13 +535,11 @@ MUTANTS: dict[str, tuple[tuple[tuple[str, str], ...], SceneMaker]] = {
     "cancel without the lock": (
         (
             (
-                "        if not locks.try_lock(slot):\n            return None\n        rest = None\n",
-                "        rest = None\n",
+                "        if not locks.try_lock(slot):\n            return False\n"
+                "        if w[base + L.MARK] and not self._repair(slot):\n            locks.unlock(slot)\n",
+                "        if w[base + L.MARK] and not self._repair(slot):\n",
             ),
-            (
-                "            w[base + L.MARK] = 0\n        locks.unlock(slot)\n        return rest",
-                "            w[base + L.MARK] = 0\n        return rest",
-            ),
+            ("        self.locks.unlock(slot)\n        return rest", "        return rest"),
         ),
         parent_cancels_what_is_stolen,
     ),

@@ -36,6 +36,7 @@ class ModelAgent(loop.Agent):
         self.words, self.locks, self.deques = scene.world.words, scene.locks, scene.deques
         self.segment: Any = SimpleNamespace(layout=scene.layout, words=self.words)
         self.spec: Any = SimpleNamespace(geometry=scene.layout.geometry)
+        self.rules = None
         self.base = scene.layout.agent(slot)
         self.take = self.deques.make_take(slot)
         self.watch_timeout_ms = None
@@ -79,7 +80,7 @@ class ModelDispatcher(Dispatcher):
     """The real placing and ringing."""
 
     def __init__(self, scene: Scene) -> None:
-        self.world, self.agents = scene.world, scene.slots
+        self.world, self.slots = scene.world, list(range(scene.slots))
         self.words, self.locks, self.deques = scene.world.words, scene.locks, scene.deques
         self.segment: Any = SimpleNamespace(layout=scene.layout)
         self.backlog = deque()

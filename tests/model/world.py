@@ -66,6 +66,8 @@ class Actor:
         self.mortal = False
         self.doomed = False
         """Whether it will do nothing more but die."""
+        self.condemned = False
+        """Whether somebody has killed it: it dies at some choice from here on, and may go on until then."""
         self.held = 0
         """Bit `slot` is set while it holds that lock."""
         self.optional = False
@@ -246,6 +248,15 @@ class World:
             self._tell(me, f"rings {bell}")
         self.bells.add(bell)
 
+    def kill(self, victim: Actor) -> None:
+        """Send SIGKILL: a system call, which may return before the victim has died."""
+        me = self._pause("kill", victim.name)
+        assert me is not None
+        self._drain(me)
+        victim.condemned = True
+        me.history = hash((me.history, "kill", victim.name))
+        self._tell(me, f"kills {victim.name}")
+
     def sleep(self, bell: Any) -> None:
         """Wait for a doorbell and answer it. To sleep for ever is no fault as such."""
         self.wait(lambda: bell in self.bells, f"{bell} was rung", optional=True)
@@ -317,12 +328,12 @@ class World:
             self.use.note(what, me, kind == "store")
         me.pending = (kind, what)
         if self.shared is not None and (kind == "event" or (kind in ("load", "store") and what not in self.shared)):
-            if kind == "load" or not (me.mortal and self.deaths):
+            if kind == "load" or not (me.condemned or (me.mortal and self.deaths)):
                 return me
             if self._choose([("go", me), ("doom", me)], True) == 0:
                 return me
             me.doomed = True
-            self.deaths -= 1
+            self.deaths -= not me.condemned
         actor = self._pick(me)
         if actor is not me:
             if actor is None:
@@ -356,7 +367,7 @@ class World:
             for actor in self.actors:
                 if actor is not me and may_leave and self._enabled(actor):
                     options.append(("go", actor))
-                if actor.doomed and actor.state == READY:
+                if (actor.doomed or actor.condemned) and actor.state == READY:
                     options.append(("kill", actor))
                 elif self.deaths and actor.mortal and actor.state == READY:
                     kind = actor.pending[0]
@@ -386,7 +397,7 @@ class World:
         self._tell(actor, f"DIES before {self._words_of(actor.pending)}")
         actor.state = DEAD
         actor.held = 0
-        self.deaths -= not actor.doomed
+        self.deaths -= not (actor.doomed or actor.condemned)
         for slot in [s for s, a in self.holder.items() if a is actor]:
             del self.holder[slot]
         self._changed(actor)
@@ -396,7 +407,7 @@ class World:
         return (
             self._sum,
             tuple(sorted((s, a.index) for s, a in self.holder.items())),
-            tuple((a.state, a.doomed, a.history, a.news, tuple(a.buffer)) for a in self.actors),
+            tuple((a.state, a.doomed, a.condemned, a.history, a.news, tuple(a.buffer)) for a in self.actors),
             frozenset(self.bells),
             self.deaths,
             None if self.preemptions is None else (self.preemptions, self._last()),
@@ -697,8 +708,13 @@ _AGENT_WORDS = frozenset(
         "RESULT_TAIL",
         "DONE",
         "BUSY_NS",
+        "LOADED",
+        "CLAIM_AT",
         "RESULT_HEAD",
         "BLOCKS_FREED",
+        "LEAVE",
+        "HELD",
+        "NEWS",
         "PARKED",
         "RING_FULL",
         "STATE",

@@ -1,0 +1,109 @@
+"""What the tests of the scheduler share: task functions that any agent can import, and ways to look at a scheduler."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from fault_tasks import identity, note
+from gates import Gate
+from waiting import wait_until
+
+from mpsteal import Agent, Task, WorkStealingScheduler
+
+# -- in an agent ------------------------------------------------------------------------------------------------------
+
+
+def note_and_pid(path: str, name: Any) -> int:
+    """Note `name`; the process that ran this."""
+    note(path, name)
+    return os.getpid()
+
+
+def note_and_pass(path: str, name: Any, gate: Gate) -> int:
+    """Note `name`, then wait at the gate; the process that ran this."""
+    note(path, name)
+    gate.wait()
+    return os.getpid()
+
+
+def pass_and_pid(gate: Gate) -> int:
+    """Wait at the gate; the process that ran this."""
+    gate.wait()
+    return os.getpid()
+
+
+class PickledAtGate:
+    """A value that waits at a gate while it is pickled: the task is over, and its result is not there yet."""
+
+    def __init__(self, gate: Gate, value: Any) -> None:
+        self.gate, self.value = gate, value
+
+    def __reduce__(self) -> Any:
+        self.gate.wait()
+        return identity, (self.value,)
+
+
+def result_at_gate(gate: Gate, value: Any) -> PickledAtGate:
+    return PickledAtGate(gate, value)
+
+
+# -- in the test ------------------------------------------------------------------------------------------------------
+
+
+def agents(count: int, *capabilities: str) -> list[Agent]:
+    """Agents named "agent-0" and so on, all with the same capabilities."""
+    return [Agent(f"agent-{i}", capabilities) for i in range(count)]
+
+
+def wait_ready(scheduler: WorkStealingScheduler) -> None:
+    """Wait until every agent has said hello and is at rest."""
+    rows = scheduler._engine.status
+    wait_until(lambda: all(row["parked"] for row in rows() if row["pid"]) and all(_pids(scheduler)), "all agents parked")
+
+
+def _pids(scheduler: WorkStealingScheduler) -> list[int | None]:
+    return [agent.pid for agent in list(scheduler.agents.values())]
+
+
+def wait_taken_in(scheduler: WorkStealingScheduler) -> None:
+    """Wait until the engine has dealt with everything that was submitted or asked before this call: a call is answered
+    in the middle of a turn, so the second answer proves the end of the first one's turn."""
+    for _ in range(2):
+        scheduler._engine.call(lambda: None)
+
+
+def hold(scheduler: WorkStealingScheduler, gate: Gate, skills: tuple[str, ...] = (), count: int = 1) -> list[Task]:
+    """Have `count` agents stay inside a task each, until the gate lets them go."""
+    held = [scheduler.submit_task(Task(f"hold-{i}", skills, fn=pass_and_pid, args=(gate,))) for i in range(count)]
+    gate.wait_arrived(count)
+    wait_taken_in(scheduler)
+    return held
+
+
+def queued_at(scheduler: WorkStealingScheduler, agent_id: str) -> list[Task]:
+    """Tasks queued at an agent and not started, in the order of its ranges. While nobody moves."""
+    slot = scheduler.agents[agent_id]._slot
+    engine = scheduler._engine
+    return [engine.dispatcher.pages.sink_of(i) for lo, hi in engine.deques.ranges(slot) for i in range(lo, hi)]
+
+
+def check_at_rest(scheduler: WorkStealingScheduler) -> dict[str, Any]:
+    """I6: when nothing is in flight, deques, queue lengths, metrics and the engine's own books agree. Returns the
+    metrics."""
+    assert scheduler.wait_all(60)
+    wait_taken_in(scheduler)
+    scheduler._engine.validate()
+    dispatcher = scheduler._dispatcher
+    metrics = scheduler.get_metrics()
+    tasks = metrics["tasks"]
+    assert tasks["submitted"] == tasks["succeeded"] + tasks["failed"] + tasks["cancelled"]
+    assert tasks["unfinished"] == tasks["queued"] == tasks["running"] == tasks["held"] == 0
+    assert not scheduler.tasks
+    assert not dispatcher.unmatched and not dispatcher.backlog and not dispatcher.inflight
+    assert dispatcher.limits.limited == 0 and not dispatcher.limits.ending
+    for agent_id, agent in scheduler.agents.items():
+        assert agent.queue_length == 0 and agent.current_task is None, agent_id
+        if agent.state != "gone":
+            assert metrics["per_agent"][agent_id]["queue_length"] == 0
+    return metrics
