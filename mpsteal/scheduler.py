@@ -30,7 +30,8 @@ from ._agent.launch import Balancing
 from ._engine.balance import Rebalancing
 from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
-from ._engine.schedule import CLASSES, GROUP_SHIFT, LEVELS, LEVELS_PER_PRIORITY, Scheduling
+from ._engine.schedule import CLASSES, LEVELS, LEVELS_PER_PRIORITY, Scheduling
+from ._engine.urgent import GROUP_SHIFT
 from ._policy.graph import find_cycle
 from ._queue import layout as L
 from .config import Config, load_config
@@ -462,7 +463,7 @@ class WorkStealingScheduler:
         out["strategy"] = self.config.strategy
         out["tasks"]["queued"] = queued
         out["tasks"]["running"] = running
-        held = len(self._dispatcher.urgent.held) if self._state != "new" else 0
+        held = self._dispatcher.urgent.count if self._state != "new" else 0
         out["tasks"]["held"] = held
         out["steals"] = {
             "attempted": attempted,

@@ -37,8 +37,8 @@ def _epoch(monotonic_ns: int) -> float | None:
 SKILL_SETS_KEPT = 10_000
 
 _skill_sets: dict[tuple[str, ...], frozenset[str]] = {}
-"""One object for each spelling of a set of skills: most tasks ask for the same few, and a set of its own takes a task 216
-bytes, and the garbage collector half a microsecond. At most `SKILL_SETS_KEPT`."""
+"""One object for each spelling of a set of skills: most tasks ask for the same few, and a set of its own takes a task
+216 bytes, and the garbage collector half a microsecond. At most `SKILL_SETS_KEPT`."""
 
 
 def _skills(what: str, skills: Iterable[str]) -> frozenset[str]:

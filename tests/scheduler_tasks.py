@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
 from typing import Any
 
 from fault_tasks import identity, note
@@ -31,6 +33,13 @@ def pass_and_pid(gate: Gate) -> int:
     """Wait at the gate; the process that ran this."""
     gate.wait()
     return os.getpid()
+
+
+def start_sleeper_and_stay(path: str, gate: Gate) -> None:
+    """Note the number of a process that this one starts, and stay."""
+    note(path, subprocess.Popen(["sleep", "600"]).pid)
+    gate.arrive()
+    time.sleep(600)
 
 
 class PickledAtGate:

@@ -31,20 +31,22 @@ from ..errors import AgentDiedError, DependencyError, TaskCancelledError, TaskTi
 from .balance import Balancer
 from .dispatch import Batch, Dispatcher
 from .limits import Limits
-from .urgent import Urgent
+from .urgent import GROUP_SHIFT, Urgent
 
 logger = logging.getLogger("mpsteal")
 
 LEVELS_PER_PRIORITY = 2
 LEVELS = 5 * LEVELS_PER_PRIORITY
 
-GROUP_SHIFT = 32
-"""`_group` of a task is its level and, in the low bits, its class: equal where tasks may share a range."""
 _CLASS_MASK = (1 << GROUP_SHIFT) - 1
 
 CLASSES = 4096
 """Different sets of skills of one scheduler, at most (8 bytes of shared memory each for 62 agents). Tasks with further
 ones are refused: fewer refuse programs that make up skills, more cost memory."""
+
+KEEP_ORDER = 32
+"""Tasks taken in at once up to which those of one level keep their order whatever skills they ask for; of more at once
+those with equal skills come together. More fill deques with ranges of one task, fewer reorder what people notice."""
 
 LENGTHS_STALE = 10
 """Queue lengths are read again when so many times the time of the last reading has passed: a smaller factor spends more
@@ -254,8 +256,8 @@ class Scheduling(Dispatcher):
                     continue
             ready.append(task)
             room -= 1
-        # Neighbours of one group share a range: few ranges for many tasks. The sort is stable: order of submission.
-        ready.sort(key=_group_of, reverse=True)
+        # Neighbours of one group share a range, and many ranges fill the deques; few may stand as they were submitted.
+        ready.sort(key=_level_of if len(ready) <= KEEP_ORDER else _group_of, reverse=True)
         calls = deque(ready)
         self._pickle(batch, calls)
         pending.extendleft(reversed(calls))  # the slab was full
@@ -303,7 +305,7 @@ class Scheduling(Dispatcher):
         self._read_lengths()
         for group, tasks in groupby(self.tasks_of(lo, hi), _group_of):
             hi = lo + sum(1 for _ in tasks)
-            self._place_group(lo, hi, group)
+            self.place_group(lo, hi, group)
             lo = hi
         self.announce()
 
@@ -314,7 +316,7 @@ class Scheduling(Dispatcher):
             return [self.pages.sink_of(chunk) for chunk in range(lo, hi)]
         return page.sinks[lo - page.first : hi - page.first]
 
-    def _place_group(self, lo: int, hi: int, group: int) -> None:
+    def place_group(self, lo: int, hi: int, group: int) -> None:
         """Chunks [lo, hi) of one level and class: assign them, or keep them back."""
         level, number = group >> GROUP_SHIFT, group & _CLASS_MASK
         if level % LEVELS_PER_PRIORITY:
@@ -342,7 +344,7 @@ class Scheduling(Dispatcher):
                 by_group.setdefault(task._group, []).append(chunk)
         for group in sorted(by_group, reverse=True):
             for lo, hi in _runs(by_group[group]):
-                self._place_group(lo, hi, group)
+                self.place_group(lo, hi, group)
         self.announce()
 
     def assign(self, slot: int, level: int, lo: int, hi: int) -> None:
@@ -390,7 +392,7 @@ class Scheduling(Dispatcher):
                 lo, hi = work.popleft()
                 task = self.pages.sink_of(lo) if lo < hi else None
                 if task is not None:
-                    self._place_group(lo, hi, task._group)
+                    self.place_group(lo, hi, task._group)
             if work:
                 self.overflow[level].extend(work)
         self.announce()
@@ -521,9 +523,8 @@ class Scheduling(Dispatcher):
 
     def _fail_unmatched(self) -> None:
         """No agent will come any more: answer those that wait for one."""
-        held = self.urgent.held
-        nobody = [n for n in (held.classes() if len(held) else ()) if not self.placement.agents_of(n)]
-        chunks = {number: held.drain(number) for number in nobody}
+        nobody = [number for number in self.urgent.classes() if not self.placement.agents_of(number)]
+        chunks = {number: [c for r in self.urgent.drain(of=[number]) for c in range(*r)] for number in nobody}
         for number in list(self.unmatched):
             chunks.setdefault(number, []).extend(self.unmatched.pop(number))
         for number, waiting in chunks.items():
@@ -565,7 +566,8 @@ class Scheduling(Dispatcher):
         """See `Dispatcher.kept`."""
         for ranges in self.overflow.values():
             yield from ranges
-        for chunk in (*chain.from_iterable(self.unmatched.values()), *self.urgent.held):
+        yield from self.urgent
+        for chunk in chain.from_iterable(self.unmatched.values()):
             yield chunk, chunk + 1
 
     def describe(self, chunk: int) -> str:
@@ -577,11 +579,7 @@ class Scheduling(Dispatcher):
         """See `Dispatcher.fail_sent`; and nothing is kept back any more."""
         self.unmatched.clear()
         self.overflow.clear()
-        held = self.urgent.held
-        if len(held):
-            for number in held.classes():
-                held.drain(number)
-            self.urgent.changed = True
+        self.urgent.drain()
         super().fail_sent(error)
 
 
@@ -589,7 +587,10 @@ NOT_NOTED = (-1, 0, 0)
 
 
 _group_of = attrgetter("_group")
-"""Sorts the most urgent first, equal groups together."""
+
+
+def _level_of(task: Any) -> int:
+    return int(task._group >> GROUP_SHIFT)
 
 
 def _runs(chunks: list[int]) -> Iterable[tuple[int, int]]:

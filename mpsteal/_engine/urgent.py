@@ -8,7 +8,11 @@ The agent's side, and why it is done so, is in `_queue/levels.py`; the handshake
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from .._policy.matching import score, skill_match, tier
 from .._policy.order import Aging, Backlog
@@ -18,29 +22,73 @@ if TYPE_CHECKING:
     from .schedule import Scheduling
 
 
+GROUP_SHIFT = 32
+"""`_group` of a task is its level and, in the low bits, its class: equal where tasks may share a range."""
+
+_seq_of = attrgetter("_seq")
+
+
+def _has_deadline(task: Any) -> bool:
+    return bool(task._deadline_ns)
+
+
 class Urgent:
     """What is held, and who gets it."""
 
     def __init__(self, scheduling: Scheduling, aging: Aging, levels: tuple[int, ...]) -> None:
         self._scheduling = scheduling
         self._levels = levels
-        self.held: Backlog[int] = Backlog(aging)
-        """Chunks, by class and level."""
+        self._held: Backlog[tuple[int, int]] = Backlog(aging)
+        """Ranges of chunks [lo, hi), by class and level; one chunk each where tasks have a deadline."""
+        self.count = 0
+        """Chunks that are held."""
         self.changed = False
         """Whether anything has changed since `give_out`: what is held, or the agents."""
 
     def hold(self, lo: int, hi: int, number: int, level: int) -> None:
         """Keep chunks of one class and level back."""
-        add = self.held.add
-        for chunk, task in enumerate(self._scheduling.tasks_of(lo, hi), lo):
-            add(number, level, task._deadline_ns or None, task._seq, chunk)
+        tasks = self._scheduling.tasks_of(lo, hi)
+        self.count += hi - lo
         self.changed = True
+        for has_deadline, run in groupby(tasks, _has_deadline):
+            size = sum(1 for _ in run) if not has_deadline else 0
+            if size:
+                self._held.add(number, level, None, tasks[0]._seq, (lo, lo + size))
+            else:
+                for task in run:
+                    self._held.add(number, level, task._deadline_ns, task._seq, (lo + size, lo + size + 1))
+                    size += 1
+            lo += size
+            tasks = tasks[size:]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """All ranges that are held, in no order."""
+        return iter(self._held)
 
     def cancel(self, chunk: int) -> bool:
         """Forget a chunk; False if it is not held."""
-        found = self.held.cancel(chunk)
-        self.changed = self.changed or found
-        return found
+        found = next(((lo, hi) for lo, hi in self._held if lo <= chunk < hi), None)
+        if found is None:
+            return False
+        self._held.cancel(found)
+        self.count -= found[1] - found[0]
+        group = self._scheduling.tasks_of(chunk, chunk + 1)[0]._group
+        for lo, hi in ((found[0], chunk), (chunk + 1, found[1])):
+            if lo < hi:
+                self._scheduling.place_group(lo, hi, group)
+        self.changed = True
+        return True
+
+    def drain(self, *, of: Iterable[int] | None = None) -> list[tuple[int, int]]:
+        """Hold nothing any more, or nothing of these classes; returns what was held."""
+        ranges = [r for number in (self._held.classes() if of is None else of) for r in self._held.drain(number)]
+        self.count -= sum(hi - lo for lo, hi in ranges)
+        self.changed = True
+        return ranges
+
+    def classes(self) -> list[int]:
+        """Classes of which anything is held."""
+        return self._held.classes()
 
     def _room(self, slot: int) -> int:
         """How many urgent tasks an agent may be handed now: one if it is free for it, more if its tasks are short."""
@@ -61,8 +109,8 @@ class Urgent:
 
     def give_out(self) -> None:
         """Hand what is most urgent to the agents that are free for it."""
-        held, scheduling = self.held, self._scheduling
-        if not len(held):
+        held, scheduling = self._held, self._scheduling
+        if not self.count:
             if self.changed:
                 self.changed = False
                 self.tell()
@@ -72,33 +120,39 @@ class Urgent:
         scheduling.locks.fence()  # who parks from here on has seen HELD, and rings
         rooms = {slot: room for slot in scheduling.slots if (room := self._room(slot))}
         given = False
-        while rooms and len(held):
-            numbers = {n for n in held.classes() if any(scheduling.can_get(n, slot) for slot in rooms)}
+        while rooms and self.count:
+            numbers = [n for n in held.classes() if any(scheduling.can_get(n, slot) for slot in rooms)]
             top = held.top(numbers) if numbers else None
             if top is None:
                 break
-            level, number = top
-            slot = self._best_of(number, rooms)
-            # A run for one agent is one range; what is left is for the others, while they are free.
-            most = max(1, min(rooms[slot], len(held) // len(rooms)))
-            run = held.pop_run([n for n in numbers if scheduling.can_get(n, slot)], most)
-            self._assign_run(slot, level, run)
+            slot = self._best_of(top[1], rooms)
+            # What is left is for the others, while they are free.
+            took = self._hand(slot, top[1], numbers, max(1, min(rooms[slot], self.count // len(rooms))))
             given = True
-            rooms[slot] -= len(run)
+            rooms[slot] -= took
             if rooms[slot] <= 0:
                 del rooms[slot]
         if given:
             self.tell()
             scheduling.announce()
 
-    def _assign_run(self, slot: int, level: int, chunks: list[int]) -> None:
-        at = 0
-        while at < len(chunks):
-            end = at + 1
-            while end < len(chunks) and chunks[end] == chunks[end - 1] + 1:
-                end += 1
-            self._scheduling.assign(slot, level, chunks[at], chunks[end - 1] + 1)
-            at = end
+    def _hand(self, slot: int, number: int, numbers: list[int], most: int) -> int:
+        """Give an agent the most urgent range of these classes, or its front; returns how many chunks that were."""
+        found = self._held.pop_bounded(numbers)
+        assert found is not None
+        (lo, hi), turns, bound = found
+        tasks = self._scheduling.tasks_of(lo, hi)
+        level = tasks[0]._group >> GROUP_SHIFT
+        take = min(hi - lo, most, turns)
+        if bound is not None and take > 1:
+            take = max(1, bisect_left(tasks, bound, hi=take, key=_seq_of))
+        if take > 1:
+            self._held.went(level, take - 1)
+        if lo + take < hi:
+            self._held.add(number, level, None, tasks[take]._seq, (lo + take, hi))
+        self.count -= take
+        self._scheduling.assign(slot, level, lo, lo + take)
+        return take
 
     def _best_of(self, number: int, rooms: dict[int, int]) -> int:
         """The agent with room that fits best; ties go to the one with most room."""
@@ -115,9 +169,9 @@ class Urgent:
 
     def tell(self) -> None:
         """Write into `HELD` what is held for each agent, and ring those that wait for what is gone."""
-        scheduling, held = self._scheduling, self.held
+        scheduling, held = self._scheduling, self._held
         words, layout = scheduling.words, scheduling.segment.layout
-        numbers = held.classes() if len(held) else []
+        numbers = held.classes()
         for slot in scheduling.slots:
             base = layout.agent(slot)
             mine = [n for n in numbers if scheduling.can_get(n, slot)]

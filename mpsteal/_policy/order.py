@@ -182,36 +182,30 @@ class Backlog(Generic[T]):
         self._count_out(queue)
         return item
 
-    def pop_run(self, numbers: Collection[int], most: int) -> list[T]:
-        """What `pop` would give, and what it would give next, as long as that is of the same class and level.
+    def pop_bounded(self, numbers: Collection[int]) -> tuple[T, int, int | None] | None:
+        """`pop`, for items that stand for many tasks each, in the order of their `seq`.
 
-        At most `most` items; empty when nothing of these classes is here.
+        Returns:
+            The item; how many of its tasks may go before another level's turn comes; and the `seq` of the first item of
+            another class on its level, before which tasks without a deadline have to stop (None: there is none). Who
+            takes n tasks says so by `went(level, n - 1)`, and adds the rest again.
         """
         queue = self._first(numbers)
         if queue is None:
-            return []
-        aging, levels, level, heap, entries = self._aging, self._levels, queue.level, queue.heap, self._entries
-        others = [self._front(other) for n, other in levels[level].items() if n != queue.number and n in numbers]
-        bound = min(others, default=None)
-        aging.took(levels, level, 1)
-        most = min(most, 1 + aging.steady(levels, level))
-        run: list[T] = []
-        while len(run) < most and len(run) < queue.live:
-            entry = heap[0]
-            if entries.get(entry[2]) is not entry:
-                heappop(heap)
-                continue
-            if bound is not None and bound < entry:
-                break
-            heappop(heap)
-            run.append(entry[2])
-        if len(run) > 1:
-            aging.took(levels, level, len(run) - 1)
-        for item in run:
-            del entries[item]
-        queue.live -= len(run) - 1
+            return None
+        level, levels = queue.level, self._levels
+        fronts = [self._front(other) for n, other in levels[level].items() if n != queue.number and n in numbers]
+        bound = min(fronts)[1] if fronts else None
+        self._aging.took(levels, level, 1)
+        most = 1 + self._aging.steady(levels, level)
+        item = heappop(queue.heap)[2]
+        del self._entries[item]
         self._count_out(queue)
-        return run
+        return item, most, bound
+
+    def went(self, level: int, n: int) -> None:
+        """n more tasks of an item of this level were taken."""
+        self._aging.took(self._levels, level, n)
 
     def drain(self, number: int) -> list[T]:
         """Take out all items of one class, the highest level first, as if none had aged."""

@@ -14,6 +14,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import AgentDiedError
@@ -25,6 +26,12 @@ from .stage import Options, Stage, open_stage
 AGENTS = 5
 WAVE = 20
 """Tasks handed in before each kill, and at the end."""
+
+WAVE_LEFT = 15
+"""Unfinished tasks at which the next agent is killed: some have run, and queues are not empty."""
+
+VICTIM_S = 1.0
+"""Longest search for an agent that runs a task of the kind to be shown."""
 
 
 class Kill(NamedTuple):
@@ -74,20 +81,22 @@ def run(screen: Screen, options: Options) -> Report:
         journal = stage.directory / "journal"
 
         def hand_in() -> None:
-            first = len(tasks)
+            numbers = range(len(tasks), len(tasks) + WAVE)
             wave = [
                 Task(f"task_{i}", ["python"], fn=work.note, args=(str(journal), i, seconds), retries=AGENTS * (i % 2))
-                for i in range(first, first + WAVE)
+                for i in numbers
             ]
-            for i, task in enumerate(wave, first):
-                task.add_done_callback(lambda _, i=i: answers.update([i]))
+            for i, task in zip(numbers, wave, strict=True):
+                task.add_done_callback(partial(_count, answers, i))
             tasks.extend(stage.scheduler.submit_tasks(wave))
+
+        def is_flowing() -> bool:
+            return sum(not task.done() for task in tasks) <= WAVE_LEFT
 
         alive = [stage.register(f"agent_{i}", ["python"]) for i in range(1, AGENTS + 1)]
         for n in range(planned):
             hand_in()
-            over = len(tasks) - WAVE // 2
-            stage.until(lambda over=over: sum(task.done() for task in tasks) >= over - WAVE // 4, "tasks flowing")
+            stage.until(is_flowing, "tasks flowing")
             victim = _find_victim(stage, alive, may_retry=n % 2 == 0)
             if victim is None:
                 break
@@ -105,9 +114,14 @@ def run(screen: Screen, options: Options) -> Report:
     return Report(planned, kills, outcomes, starts, ends, metrics)
 
 
+def _count(answers: Counter[int], i: int, _: Any) -> None:
+    answers[i] += 1
+
+
 def _find_victim(stage: Stage, alive: list[Agent], *, may_retry: bool) -> Agent | None:
-    """The agent with the longest queue, if it runs a task of the wanted kind; else one that runs any. None: all idle."""
-    limit = time.monotonic() + 1.0
+    """The agent with the longest queue that runs a task of the wanted kind; after a while one that runs any. None: all
+    are idle."""
+    limit = time.monotonic() + VICTIM_S
     while True:
         running = [(agent, task) for agent in alive if (task := agent.current_task) is not None]
         wanted = [agent for agent, task in running if (task.retries > 0) == may_retry and agent.queue_length]
@@ -186,8 +200,8 @@ def _check_task(outcome: Outcome, report: Report, i: int, killed: set[int]) -> l
 def checked(report: Report) -> str:
     """What `check` did."""
     reported = sum(it.error is not None for it in report.outcomes.values())
+    succeeded = len(report.outcomes) - reported
     return (
-        f"{len(report.outcomes)} tasks, {len(report.kills)} of {AGENTS} agents killed: {len(report.outcomes) - reported} "
-        f"tasks ended well once each ({report.metrics['retried']} on another try), {reported} reported the death of "
-        "their agent, none was lost"
+        f"{len(report.outcomes)} tasks, {len(report.kills)} of {AGENTS} agents killed: {succeeded} tasks ended well "
+        f"once each ({report.metrics['retried']} on another try), {reported} reported that its agent died, none lost"
     )

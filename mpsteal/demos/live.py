@@ -128,10 +128,10 @@ class LiveTable:
 
     def _redraw(self, events: list[str], tasks: dict[str, int]) -> None:
         size = shutil.get_terminal_size()
-        table = self._table(tasks)[: max(1, size.lines - 1)]
-        lines = [line[: max(1, size.columns - 1)] for line in (*events, *table)]  # a line that wraps would count as two
+        # What wraps or scrolls away could not be drawn over: so the table fits. Events need not, they stay.
+        table = [line[: max(1, size.columns - 1)] for line in self._table(tasks)[: max(1, size.lines - 1)]]
         up = f"\x1b[{self._height}A\r" if self._height else ""
-        self._screen.write(up + "".join(line + CLEAR_LINE + "\n" for line in lines) + CLEAR_BELOW)
+        self._screen.write(up + "".join(line + CLEAR_LINE + "\n" for line in (*events, *table)) + CLEAR_BELOW)
         self._height = len(table)
 
     def _table(self, tasks: dict[str, int]) -> list[str]:

@@ -164,7 +164,7 @@ def tell(report: Report) -> list[str]:
     lines = [
         f"tasks        {tasks['submitted']} submitted: {tasks['succeeded']} succeeded, {tasks['failed']} failed, "
         f"{tasks['cancelled']} cancelled, {tasks['unfinished']} unfinished",
-        f"failures     {m['timeouts']} over its time limit, {m['agent_deaths']} with its agent, {m['retried']} run again",
+        f"failures     {m['timeouts']} over the time limit, {m['agent_deaths']} with the agent, {m['retried']} retried",
         f"deadlines    {m['deadlines']['missed']} missed, {m['deadlines']['at_risk']} told at submit",
         f"steals       {steals['attempted']} attempted, {steals['successful']} successful ({steals['tasks']} tasks), "
         f"{steals['failed']} failed",

@@ -23,7 +23,7 @@ def open_scheduler() -> Iterator[OpenScheduler]:
     made: list[WorkStealingScheduler] = []
 
     def open_one(*agents: Agent, method: str | None = None, **options: Any) -> WorkStealingScheduler:
-        options = {"order__ask_s": 30.0, "metrics__sample_s": 3600.0, **options}
+        options = {"order__ask_s": 100.0, "metrics__sample_s": 3600.0, **options}
         scheduler = WorkStealingScheduler(context=multiprocessing.get_context(method), **options)
         made.append(scheduler)
         scheduler.start()
