@@ -55,6 +55,7 @@ class Costs:
         assign_us: parent, per task: number, pickle, place, push.
         collect_us: parent, per result.
         give_us: parent, per protected task handed out.
+        scan_us: parent, per agent, in each turn that hands out: has it room, what is held for it.
         batch_us*: parent, per batch: fence, look at who is parked.
         look_us: parent or thief, per agent whose queue it looks at.
         move_us: parent, per agent that it moves tasks from.
@@ -68,6 +69,7 @@ class Costs:
     assign_us: float = 10.0
     collect_us: float = 5.0
     give_us: float = 20.0
+    scan_us: float = 2.0
     batch_us: float = 30.0
     look_us: float = 3.0
     move_us: float = 60.0
@@ -117,7 +119,7 @@ def make_load(name: str, *, agents: int, tasks: int, mean_ms: float, seed: int) 
     uniform      durations between half and three halves of the mean, all there from the start
     heavy-tail   durations up to 100 times the mean, by a power law
     hot-spot     uniform, but 1 % of the agents (at least one) get everything; the others join when it is handed out
-    skills       each agent has 3 of 8 skills (1 in 50: any, "*"), tasks ask for 1 or 2, some far more often than others
+    skills       each agent has 2 of 8 skills (1 in 50: any, "*"), tasks ask for 1 or 2, some far more often than others
     bursts       uniform, in 20 equal bursts at intervals in which all agents could do 1.25 of them
     """
     if name not in LOADS:
@@ -139,12 +141,12 @@ def make_load(name: str, *, agents: int, tasks: int, mean_ms: float, seed: int) 
     elif name == "skills":
         words = [f"skill_{k}" for k in range(8)]
         capabilities = [
-            frozenset(rng.sample(words, 3)) | ({"*"} if rng.random() < 0.02 else set()) for _ in range(agents)
+            frozenset(rng.sample(words, 2)) | ({"*"} if rng.random() < 0.02 else set()) for _ in range(agents)
         ]
         named = sorted({w for has in capabilities for w in has} - {"*"})
         wanted: dict[frozenset[str], float] = {frozenset({w}): 1 / (k + 1) for k, w in enumerate(named)}
         for has in sorted(capabilities, key=sorted)[:: max(1, agents // 12)]:
-            wanted.setdefault(frozenset(rng.sample(sorted(has - {"*"}), 2)), 0.1)  # so that somebody has both
+            wanted.setdefault(has - {"*"}, 0.1)  # so that somebody has both
         skill_sets = list(wanted)
         skills = array("i", rng.choices(range(len(skill_sets)), weights=list(wanted.values()), k=tasks))
     return Workload(name, capabilities, joins, skill_sets, releases, durations, priorities, skills)
@@ -217,7 +219,7 @@ class Simulation:
         self._steal_point = steal_point_of(rules.stealing.max_tasks)
         self._protected_level = LEVELS_PER_PRIORITY * (rules.order.protected_from - 1)
         self._movable = tuple(reversed(range(self._protected_level)))
-        for name in ("batch", "look", "move", "steal", "miss", "busy", "retry", "wake", "start", "give", "collect"):
+        for name in ("batch", "look", "move", "steal", "miss", "busy", "retry", "wake", "start", "give", "collect", "scan"):
             setattr(self, f"_{name}_ns", costs.ns(f"{name}_us"))
         self._assign_ns = costs.ns("assign_us")
         self._ask_ns = int(rules.order.ask_s * S)
@@ -419,17 +421,16 @@ class Simulation:
     def _steal(self, thief: int, victim: int) -> None:
         can, queues = self._can[thief], self._queues[victim]
         for level in self._movable:
-            for ranges in (queues.get(level, ()),):
-                for i in range(len(ranges) - 1, -1, -1):
-                    lo, hi, number = ranges[i]
-                    if can >> number & 1:
-                        middle = self._steal_point(lo, hi)
-                        self._cut(victim, level, i, middle)
-                        self._add(thief, level, middle, hi, number)
-                        for chunk in range(middle, hi):
-                            self.was_stolen[chunk] = 1
-                        self.counts["stolen"] += hi - middle
-                        return
+            ranges = queues.get(level, ())
+            for i in range(len(ranges) - 1, -1, -1):
+                lo, hi, number = ranges[i]
+                if can >> number & 1:
+                    middle = self._steal_point(lo, hi)
+                    self._cut(victim, level, i, middle)
+                    self._add(thief, level, middle, hi, number)
+                    self.was_stolen[middle:hi] = b"\1" * (hi - middle)
+                    self.counts["stolen"] += hi - middle
+                    return
         raise WrongResult(f"agent {thief} found nothing at agent {victim}, though the counts say so")
 
     def _ring_next(self, at: int) -> None:
@@ -669,6 +670,7 @@ class Simulation:
         held = self._held
         if not held and not self._asking:
             return at
+        at += self._scan_ns * len(self._slots)
         rooms: dict[int, list[int]] = {}  # by kind, the smallest number last
         for agent in sorted(self._parked | self._asking, reverse=True):
             if not self._has_urgent(agent):
@@ -743,8 +745,7 @@ class Simulation:
                     self._cut(source, level, i, middle)
                     self._push(target, level, middle, hi, number)
                     left -= hi - middle
-                    for chunk in range(middle, hi):
-                        self.was_moved[chunk] = 1
+                    self.was_moved[middle:hi] = b"\1" * (hi - middle)
                 i -= 1
         return count - left
 

@@ -17,11 +17,13 @@ import contextlib
 import multiprocessing
 import multiprocessing.util
 import os
+import resource
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import wait as wait_for_futures
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -41,6 +43,19 @@ from .tasks import Agent, Task
 
 ENTRIES = 64
 """Ranges that an agent holds per level, as in a Pool."""
+
+
+_schedulers: weakref.WeakSet[WorkStealingScheduler] = weakref.WeakSet()
+
+
+def _disown() -> None:
+    # Agents are no children of this process; `multiprocessing` would try to join them when it exits.
+    ours: set[Any] = getattr(multiprocessing.process, "_children", set())
+    for scheduler in list(_schedulers):
+        ours.difference_update(scheduler._engine.crew.processes)
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 class AgentRow(NamedTuple):
@@ -114,7 +129,7 @@ class WorkStealingScheduler:
         try:
             with interrupts_deferred():  # until it is known how to end what has been started
                 self._engine = engine = Engine(
-                    rules.agents.max_agents,
+                    min(rules.agents.max_agents, _affordable_slots()),
                     self._ctx.Process,
                     context=self._ctx,
                     initializer=self._initializer,
@@ -137,6 +152,7 @@ class WorkStealingScheduler:
             raise
         self._owner = os.getpid()
         self._state = "running"
+        _schedulers.add(self)
         for agent in list(self._agents.values()):
             self._start_agent(agent)
         return self
@@ -182,7 +198,7 @@ class WorkStealingScheduler:
         raise NotImplementedError("a scheduler cannot be passed between processes or pickled")
 
     def __del__(self) -> None:
-        if getattr(self, "_state", "") == "running":
+        if getattr(self, "_state", "") == "running" and os.getpid() == self._owner:
             warnings.warn(f"unclosed running {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     def _running(self) -> Engine:
@@ -407,7 +423,15 @@ class WorkStealingScheduler:
 
         False when `timeout` seconds passed first.
         """
-        return not wait_for_futures(list(self._tasks.values()), timeout).not_done
+        deadline = None if timeout is None else time.monotonic() + timeout
+        # The last first: when it is over, most of the others are, and need no lock to wait at.
+        for task in reversed(list(self._tasks.values())):
+            with contextlib.suppress(CancelledError):
+                try:
+                    task.exception(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                except FutureTimeoutError:
+                    return False
+        return True
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -551,6 +575,12 @@ def _make_look(scheduler: WorkStealingScheduler) -> Callable[[], list[tuple[str,
         return [(name, row.pid, row.busy_ns, row.queue_length) for name, row in rows if row is not None and row.pid]
 
     return look
+
+
+def _affordable_slots() -> int:
+    """Slots whose descriptors (a doorbell, a lock, a results pipe: five) leave the program half of all it may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else max(1, soft // 2 // 5)
 
 
 def _stop_collected(engine: Engine, sampler: Sampler) -> None:

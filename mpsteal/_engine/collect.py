@@ -95,6 +95,7 @@ class Collector:
                 pages.free(page)
                 first = -page_chunks
             if sink is None:
+                self.noted = (-1, 0, 0)
                 continue
             done += 1
             if type(sink) is tuple:

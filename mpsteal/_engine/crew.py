@@ -111,6 +111,11 @@ class Crew:
             self.alive[slot] = start_process(self._make_process, self._make_spec(slot), f"mpsteal-{slot}")
         self.processes = [self.alive[s].process for s in sorted(self.alive)]
 
+    def forget(self, slot: int) -> bool:
+        """Replace no agent that is gone already; False if there is one to wait for."""
+        self._respawn_at.pop(slot, None)
+        return slot not in self.alive and slot not in self._dead
+
     def _watch(self, agent: AgentProcess) -> None:
         if self._selector is not None:
             self._selector.register(agent.open_watch(), selectors.EVENT_READ, ("death", agent.slot))

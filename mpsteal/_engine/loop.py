@@ -143,10 +143,8 @@ class Engine:
         self.locks = Locks(self._lock_fds, n, barrier)
         levels = None if self._balancing is None else self._balancing.steal_levels
         self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point, levels)
-        self._results, self._doorbells = [], []
-        for _ in range(n):
-            self._results.append(self._pipe())
-            self._doorbells.append(self._pipe())
+        self._results: dict[int, tuple[int, int]] = {}
+        self._doorbells = [self._pipe() for _ in range(n)]  # all: agents ring each other, whoever starts when
         self._wake_r, self._wake_w = self._pipe()
         # With a core to spare the parent's wake-ups take nothing from an agent.
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -185,8 +183,8 @@ class Engine:
         self.guard = Guard(self.segment, self._parent_watch, self.selector, forks=self._forks)
         self._cleanup.callback(self.guard.stop)
         self.selector.register(self._wake_r, selectors.EVENT_READ, ("wake", 0))
-        for slot in range(n):
-            self.selector.register(self._results[slot][0], selectors.EVENT_READ, ("result", slot))
+        for slot, (read, _) in self._results.items():
+            self.selector.register(read, selectors.EVENT_READ, ("result", slot))
         self.crew.watch_all(self.selector)
 
     def _own(self, fd: int) -> int:
@@ -201,6 +199,10 @@ class Engine:
         return r, w
 
     def _make_spec(self, slot: int) -> AgentSpec:
+        if slot not in self._results:
+            self._results[slot] = self._pipe()
+            if hasattr(self, "selector"):
+                self.selector.register(self._results[slot][0], selectors.EVENT_READ, ("result", slot))
         return AgentSpec(
             slot=slot,
             geometry=self.segment.layout.geometry,

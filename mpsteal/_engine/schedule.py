@@ -161,8 +161,8 @@ class Scheduling(Dispatcher):
         slot = next((s for s in range(layout.geometry.slots) if s not in self.names_of), None)
         if slot is None:
             raise ValueError(
-                f"there are {len(self.names_of)} agents already, and agents.max_agents allows no more; agents that "
-                "were removed count until they are gone"
+                f"there are {len(self.names_of)} agents already, and agents.max_agents (or the limit of open files, "
+                "ulimit -n) allows no more; agents that were removed count until they are gone"
             )
         words[layout.agent(slot) + L.LEAVE] = words[layout.agent(slot) + L.HELD] = 0
         words[L.SLOTS_USED] = max(words[L.SLOTS_USED], slot + 1)
@@ -187,12 +187,13 @@ class Scheduling(Dispatcher):
         """Let an agent go: others get what is queued there. With `drain` it finishes what it runs and what nobody else
         can run; without, its process is ended."""
         self._retire(slot)
-        self.words[self.segment.layout.agent(slot) + L.LEAVE] = 1
         self.urgent.tell()
+        if self.crew.forget(slot):
+            self.gone(slot, for_good=True)
+            self.crew.leaving.discard(slot)
+            return
         self._moving.add(slot)
         self._move_away()
-        self.locks.fence()
-        self.ring(slot)
         if not drain and slot in self.crew.alive:
             self.crew.alive[slot].kill_group()
 
@@ -229,11 +230,15 @@ class Scheduling(Dispatcher):
             self._moving.discard(slot)
             chunks = sorted(chunk for _, lo, hi in taken for chunk in range(lo, hi))
             if slot in self.names_of and slot in self.crew.leaving:
-                # It still runs, and may finish what nobody else can.
+                # It still runs, and is to finish what nobody else can.
                 for level, lo, hi in reversed(taken):
                     if not self.placement.agents_of(self._class_of(lo)):
                         self.assign(slot, level, lo, hi)
                         chunks = [chunk for chunk in chunks if not lo <= chunk < hi]
+                self.announce()
+                self.words[self.segment.layout.agent(slot) + L.LEAVE] = 1  # only now: it leaves when it has nothing
+                self.locks.fence()
+                self.ring(slot)
             self.metrics.redistributed += len(chunks)
             self._place_again(chunks)
 
@@ -385,7 +390,7 @@ class Scheduling(Dispatcher):
         half = layout.geometry.entries // 2
         for level in sorted(self.overflow, reverse=True):
             heads = [layout.head(slot, level) for slot in self.slots]
-            if not any(words[at + 1] - words[at] <= half for at in heads):
+            if heads and not any(words[at + 1] - words[at] <= half for at in heads):
                 continue  # as in a Pool: at every single place it would cost more than it gives
             work = self.overflow.pop(level)
             while work and level not in self.overflow:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def good() -> Iterator[Callable[[str], Any]]:
+def good() -> Callable[[str], Any]:
     """The report of a demo that ended well; run once."""
     made: dict[str, Any] = {}
 
@@ -111,7 +111,7 @@ def good() -> Iterator[Callable[[str], Any]]:
             assert demo.check(made[name]) == []
         return copy.deepcopy(made[name])
 
-    yield report_of
+    return report_of
 
 
 def metrics_with(report: Any, *path: Any) -> Any:
@@ -189,7 +189,9 @@ def four_before_five(report: priorities.Report) -> priorities.Report:
 
 
 def lower_between(report: priorities.Report) -> priorities.Report:
-    return priorities.Report([report.lower()[0]._replace(ran_on=report.tasks[0].ran_on), *report.tasks[:-1]], {})
+    return priorities.Report(
+        [report.lower()[0]._replace(ran_on=report.tasks[0].ran_on), *report.tasks[:-1]], report.metrics
+    )
 
 
 def nothing_moved(report: priorities.Report) -> priorities.Report:
