@@ -1,5 +1,5 @@
 """``python -m bench pool``: the table of mpsteal.Pool beside multiprocessing.Pool, measured in one
-run."""
+run. ``scheduler`` and ``simulate`` are commands of their own, in the files of those names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import _machine, _pools, _report, _rows, _run
+from bench import _machine, _pools, _report, _rows, _run, scheduler, simulate
 
 BASELINE = Path(__file__).parent / "results" / "pool.json"
 
@@ -28,7 +28,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="PATH",
         help="where to write; by default a full run writes bench/results/pool.json, others nothing",
     )
+    scheduler.add_arguments(commands.add_parser("scheduler", help="the scheduler's figures, against their targets"))
+    simulate.add_arguments(commands.add_parser("simulate", help="its rules among 1,000 agents, over virtual time"))
     args = parser.parse_args(arguments)
+    if args.command == "simulate":
+        return args
     if args.rounds is None:
         args.rounds = 1 if args.quick else 5
     if args.rounds < 1 or args.cores < 1:
@@ -53,6 +57,8 @@ def tell(run: _run.Run) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 if every run gave an answer, whatever the figures, else 1; usage errors exit 2."""
     args = parse(arguments)
+    if args.command != "pool":
+        return scheduler.run(args) if args.command == "scheduler" else simulate.run(args)
     if args.list:
         list_rows()
         return 0

@@ -24,8 +24,8 @@ import time
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from heapq import heappop, heappush
 from itertools import groupby
 from typing import Any
@@ -219,7 +219,20 @@ class Simulation:
         self._steal_point = steal_point_of(rules.stealing.max_tasks)
         self._protected_level = LEVELS_PER_PRIORITY * (rules.order.protected_from - 1)
         self._movable = tuple(reversed(range(self._protected_level)))
-        for name in ("batch", "look", "move", "steal", "miss", "busy", "retry", "wake", "start", "give", "collect", "scan"):
+        for name in (
+            "batch",
+            "look",
+            "move",
+            "steal",
+            "miss",
+            "busy",
+            "retry",
+            "wake",
+            "start",
+            "give",
+            "collect",
+            "scan",
+        ):
             setattr(self, f"_{name}_ns", costs.ns(f"{name}_us"))
         self._assign_ns = costs.ns("assign_us")
         self._ask_ns = int(rules.order.ask_s * S)
@@ -676,15 +689,16 @@ class Simulation:
             if not self._has_urgent(agent):
                 rooms.setdefault(self._kind_of[agent], []).append(agent)
         given: set[int] = set()
+        runs = self._runs_classes
         while rooms and held:
-            numbers = {n for n in held.classes() if any(n in self._runs_classes[kind] for kind in rooms)}
+            numbers = frozenset[int]().union(*[runs[kind] for kind in rooms]).intersection(held.classes())
             top = held.top(numbers) if numbers else None
             if top is None:
                 break
             level, number = top
             chunk = held.pop(numbers)
             assert chunk is not None
-            fitting = [kind for kind in rooms if number in self._runs_classes[kind]]
+            fitting = [kind for kind in rooms if number in runs[kind]]
             kind = max(fitting, key=lambda kind: (self._ranks[kind][number], -rooms[kind][-1]))
             agent = rooms[kind].pop()
             if not rooms[kind]:
@@ -854,18 +868,3 @@ def _earliest_end(work: int, starts: Iterable[int]) -> float:
         used += capacity * (start - now)
         capacity, now = capacity + 1, start
     return now + (work - used) / capacity
-
-
-def simulate(
-    names: Sequence[str] = LOADS,
-    *,
-    agents: int,
-    tasks: int,
-    mean_ms: float,
-    seed: int,
-    rules: Rules | None = None,
-    costs: Costs | None = None,
-) -> list[Outcome]:
-    """Run loads one after the other."""
-    loads = (make_load(name, agents=agents, tasks=tasks, mean_ms=mean_ms, seed=seed) for name in names)
-    return [Simulation(load, rules, costs).run() for load in loads]

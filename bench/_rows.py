@@ -1,4 +1,4 @@
-"""All rows of the table, in the order in which they are printed."""
+"""All rows of the tables, in the order in which they are printed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from bench import (
     lifecycle,
     map_large,
     pending,
+    scheduler_assign,
+    scheduler_memory,
+    scheduler_metrics,
+    scheduler_rebalance,
+    scheduler_steal,
+    scheduler_throughput,
     skew,
     spin,
     stream,
@@ -21,13 +27,25 @@ from bench._model import Row
 _FAMILIES = (submit, imap, spin, map_large, skew, latency, busy_parent, pending, stream, lifecycle)
 ROWS: tuple[Row, ...] = tuple(row for family in _FAMILIES for row in family.ROWS)
 
+SCHEDULER_FAMILIES = (
+    scheduler_assign,
+    scheduler_steal,
+    scheduler_rebalance,
+    scheduler_throughput,
+    scheduler_memory,
+    scheduler_metrics,
+)
+_TABLES = {"pool": ROWS, "scheduler": tuple(row for family in SCHEDULER_FAMILIES for row in family.ROWS)}
 
-def select(names: Sequence[str], *, exact: bool = False) -> list[Row]:
-    """Rows called ``names``, in table order; unless ``exact``, ``spin`` also means ``spin-*``."""
+
+def select(names: Sequence[str], *, exact: bool = False, table: str = "pool") -> list[Row]:
+    """Rows called ``names``, in table order; unless ``exact``, ``spin`` also means ``spin-*``. Exact names are looked
+    for in all tables."""
+    rows = [row for rows in _TABLES.values() for row in rows] if exact else _TABLES[table]
     for name in names:
-        if not any(_matches(row, name, exact) for row in ROWS):
-            raise SystemExit(f"no row called {name!r}; there are: {' '.join(r.name for r in ROWS)}")
-    return [row for row in ROWS if not names or any(_matches(row, name, exact) for name in names)]
+        if not any(_matches(row, name, exact) for row in rows):
+            raise SystemExit(f"no row called {name!r}; there are: {' '.join(r.name for r in rows)}")
+    return [row for row in rows if not names or any(_matches(row, name, exact) for name in names)]
 
 
 def _matches(row: Row, name: str, exact: bool) -> bool:

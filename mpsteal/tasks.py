@@ -88,7 +88,7 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
         waiter: 1 puts a lock there   2 looks at _settling                    3 True: waits for the state to follow
 
     If the waiter sees False, the engine's step 2 is still to come, and finds the lock. What it found it shows in
-    `_late_condition` before it waits for it: whoever holds the lock asks for it again, to give it back.
+    `_seen_condition` before it waits for it: whoever holds the lock asks for it again, to give it back.
     """
 
     __slots__ = (
@@ -105,12 +105,12 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
         "_group",
         "_is_finished",
         "_kwds",
-        "_late_condition",
         "_linked",
         "_ready_ns",
         "_result",
         "_retries",
         "_scheduler",
+        "_seen_condition",
         "_seq",
         "_settling",
         "_started_ns",
@@ -179,7 +179,7 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
         self._state = futures.PENDING
         self._result: Any = None
         self._exception: BaseException | None = None
-        self._late_condition: threading.Condition | None = None
+        self._seen_condition: Any = None
         self._waiter_list: list[Any] | None = None
         self._callback_list: list[Any] | None = None
         self._agent: str | None = None
@@ -287,20 +287,20 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
     # -- what `concurrent.futures` looks at ---------------------------------------------------------------------------
 
     @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        if self._state not in _ENDED:
-            number = self.id
-            condition = _conditions.get(number) or _conditions.setdefault(number, threading.Condition())
-            if not self._settling:
-                return condition
-            while self._state not in _ENDED and self._late_condition is None:
-                time.sleep(0)  # the engine is between two lines of `_resolve`
-            _conditions.pop(number, None)
-        if self._late_condition is None:
-            with _making:  # two threads at once must get the same one
-                if self._late_condition is None:
-                    self._late_condition = threading.Condition()
-        return self._late_condition
+    def _condition(self) -> Any:  # type: ignore[override]
+        # Once given out while the task was unfinished, it stays the same: who has acquired it asks again to release it.
+        if (seen := self._seen_condition) is not None:
+            return seen
+        if self._state in _ENDED:
+            return _NOTHING_TO_GUARD
+        number = self.id
+        condition = _conditions.get(number) or _conditions.setdefault(number, threading.Condition())
+        if not self._settling:
+            return condition
+        while (seen := self._seen_condition) is None and self._state not in _ENDED:
+            time.sleep(0)  # the engine is between two lines of `_resolve`, and waits for nobody there
+        _conditions.pop(number, None)
+        return _NOTHING_TO_GUARD if seen is None else seen
 
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
@@ -375,7 +375,7 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
 
     def _settle_seen(self, condition: threading.Condition, state: str) -> None:
         """The middle of `_resolve` for a task that somebody has looked at, as a `Future` does it."""
-        self._late_condition = condition
+        self._seen_condition = condition
         with condition:
             self._state = state
             for waiter in self._waiters:
@@ -404,11 +404,27 @@ _NONE: frozenset[str] = frozenset()
 _NO_KWARGS: dict[str, Any] = {}
 _ENDED = (futures.FINISHED, futures.CANCELLED_AND_NOTIFIED)
 
+
+class _NoLock:
+    """The lock of a task that was over before anybody looked: nothing changes any more."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+_NOTHING_TO_GUARD = _NoLock()
+
 _conditions: dict[int, threading.Condition] = {}
 """Locks of unfinished tasks that somebody has looked at, by id; see `Task`."""
-
-_making = threading.RLock()
-"""Held to make the lock of a finished task. It may be taken again: a signal handler, too, may look at a task."""
 
 
 def _check_seconds(name: str, value: float, *, may_be_past: bool = False) -> None:

@@ -8,6 +8,7 @@ The agent's side, and why it is done so, is in `_queue/levels.py`; the handshake
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 GROUP_SHIFT = 32
 """`_group` of a task is its level and, in the low bits, its class: equal where tasks may share a range."""
+
+LONG_NS = 10_000_000
+"""An agent that is inside one task for longer is not busy with short ones now, whatever its mean says (ns). Shorter: one
+that has lost its core for a moment is handed nothing ahead; longer: urgent tasks become hostages of a long one."""
 
 _seq_of = attrgetter("_seq")
 
@@ -97,15 +102,24 @@ class Urgent:
         if words[base + L.STATE] != L.READY or slot in scheduling.crew.leaving:
             return 0
         order, mean = scheduling.rules.order, scheduling.mean_ns.get(slot)
-        ahead = 0
+        ahead, parked = 0, words[base + L.PARKED]
+        if not parked and time.monotonic_ns() - words[base + L.STARTED_NS] > LONG_NS:
+            return 0
         if mean is not None and mean <= order.short_s * 1e9:
             ahead = min(order.ahead_tasks, int(order.ahead_s * 1e9 / max(1.0, mean)))
-        elif not words[base + L.PARKED]:
+        elif not parked:
             return 0
         queued = scheduling.deques.queued_at(slot, self._levels)
-        if words[base + L.PARKED] and not queued:
-            return max(1, ahead)
+        if parked and (not queued or self._waits_for_more_urgent(slot)):
+            return max(1, ahead - queued)
         return max(0, ahead - queued)
+
+    def _waits_for_more_urgent(self, slot: int) -> bool:
+        """Whether a parked agent has nothing queued as urgent as what is held for it: it starts nothing until it has got
+        that."""
+        scheduling = self._scheduling
+        level = scheduling.words[scheduling.segment.layout.agent(slot) + L.HELD] - 1
+        return not scheduling.deques.queued_at(slot, [at for at in self._levels if at >= level])
 
     def give_out(self) -> None:
         """Hand what is most urgent to the agents that are free for it."""
@@ -155,15 +169,17 @@ class Urgent:
         return take
 
     def _best_of(self, number: int, rooms: dict[int, int]) -> int:
-        """The agent with room that fits best; ties go to the one with most room."""
+        """The agent with room that fits best; ties go to those that are free, then to the one with most room."""
         scheduling = self._scheduling
+        words, layout = scheduling.words, scheduling.segment.layout
         required, matching = scheduling.skills[number], scheduling.rules.matching
 
-        def rank(slot: int) -> tuple[int, float, int]:
+        def rank(slot: int) -> tuple[int, float, int, int]:
             has, (succeeded, failed) = scheduling.capabilities[slot], scheduling.outcomes[slot]
             rate = succeeded / (succeeded + failed) if failed else 1.0
             points = score(skill_match(required, has), 0, rate, matching.queue_weight, matching.success_weight)
-            return -(tier(required, has, matching.wildcard) or 0), points, rooms[slot]
+            parked = words[layout.agent(slot) + L.PARKED]
+            return -(tier(required, has, matching.wildcard) or 0), points, parked, rooms[slot]
 
         return max((slot for slot in rooms if scheduling.can_get(number, slot)), key=rank)
 

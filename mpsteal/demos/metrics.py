@@ -89,7 +89,7 @@ def run(screen: Screen, options: Options) -> Report:
                 peak = metrics
 
         stage.until_over(tasks, look=look, every_s=0.02)
-        stage.until(lambda: _is_sampled(stage), "every agent sampled")
+        stage.until(lambda: _is_sampled(stage), "every agent idle and sampled")
         final = stage.steady_metrics()
         lengths = {name: agent.queue_length for name, agent in stage.scheduler.agents.items()}
     ran_on = Counter(str(task.agent_id) for task in every if task.started_at)
@@ -144,8 +144,9 @@ def _is_placed(stage: Stage, tasks: list[Task]) -> bool:
 
 
 def _is_sampled(stage: Stage) -> bool:
-    """Whether the sampler has seen every agent, the one that was replaced too."""
-    return all(agent["rss_bytes"] for agent in stage.scheduler.get_metrics()["per_agent"].values())
+    """Whether every agent is there, the one that was replaced too, and the sampler has seen it."""
+    agents = stage.scheduler.get_metrics()["per_agent"].values()
+    return all(agent["state"] == "idle" and agent["rss_bytes"] for agent in agents)
 
 
 def _outcome(task: Task) -> str:

@@ -24,8 +24,8 @@ class Ran(NamedTuple):
     """One task, with its timestamps.
 
     Attributes:
-        queued_on: where it was queued, or seen on its way to; None: never seen.
-        ran_on: where it ran.
+        queued_on: agent at which it was queued, or that it was seen to be given to; None: it was not seen.
+        ran_on: agent that ran it.
     """
 
     name: str

@@ -122,15 +122,16 @@ class LevelScene(Scene):
         at = self.layout.agent(slot) + L.NEWS
         self.world.words[at] = self.world.words[at] + 1
 
-    def held(self, slot: int, value: int, *, news: bool = True) -> Step:
+    def held(self, slot: int, value: int) -> Step:
         """Step: hold something back for an agent, or nothing any more, as `Urgent.tell` does."""
 
         def step() -> None:
+            self.world.event(f"{'holds' if value else 'frees'} {slot}")
             self.world.words[self.layout.agent(slot) + L.HELD] = value
-            if news:
-                self._tell(slot)
+            self._tell(slot)
             self.locks.fence()
-            self.world.event(f"held {slot}", value)
+            if value:
+                self.world.event(f"held {slot}", value)
 
         return step
 
@@ -266,23 +267,28 @@ class LevelScene(Scene):
             return
         for i, (_, what, chunk) in enumerate(self.world.log):
             if what.startswith("told") and chunk not in self.moved:
-                before = self._lower_starts(i, int(what.split()[1]), self.level_of[chunk], ("start", chunk))
+                slot = int(what.split()[1])
+                over = {("start", chunk), ("removed", chunk)}
+                before = self._lower_starts(0, i, slot, self.level_of[chunk], over)
                 assert len(before) <= 1, f"told of {chunk}, the owner starts {before} first"
 
     def _check_asked(self) -> None:
+        began = 0
         for i, (_, what, value) in enumerate(self.world.log):
-            if what.startswith("held") and value:
+            if what.startswith("holds"):
+                began = i
+            elif what.startswith("held"):
                 slot = int(what.split()[1])
-                before = self._lower_starts(i, slot, value - 1, (f"asks {slot}", 0))
+                before = self._lower_starts(began, i, slot, value - 1, {(f"asks {slot}", 0), (f"frees {slot}", 0)})
                 assert len(before) <= 1, f"told of what is held, the owner starts {before} and does not ask"
 
-    def _lower_starts(self, begin: int, slot: int, level: int, end: tuple[str, int]) -> list[int]:
-        """What agents of a slot start below a level from one event on until another, or until it is taken back."""
+    def _lower_starts(self, began: int, told: int, slot: int, level: int, over: set[tuple[str, int]]) -> list[int]:
+        """What agents of a slot start below a level once they are told, until one of `over`; none if that came first."""
         before: list[int] = []
-        for name, what, chunk in self.world.log[begin + 1 :]:
-            if (what, chunk) == end or name == "after" or what == f"held {slot}" or ("removed", end[1]) == (what, chunk):
+        for i, (name, what, chunk) in enumerate(self.world.log[began:], began):
+            if (what, chunk) in over or name == "after":
                 break
-            if what == "start" and self.slot_of[name] == slot and self.level_of[chunk] < level:
+            if i > told and what == "start" and self.slot_of[name] == slot and self.level_of[chunk] < level:
                 before.append(chunk)
         return before
 

@@ -1,0 +1,218 @@
+"""A task is its own future: what it refuses, and how engine and waiters meet without a lock of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures as futures
+import datetime
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mpsteal import Agent, Task
+from mpsteal.errors import TaskCancelledError
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+class FakeScheduler:
+    """As much of a scheduler as a task looks at when it is over."""
+
+    def __init__(self) -> None:
+        self.finished: list[Task] = []
+        self._dispatcher = SimpleNamespace(
+            finished=lambda task, ok, value: self.finished.append(task), unfinished={}, ended={}
+        )
+        self._engine = SimpleNamespace(callbacks=SimpleNamespace(put=lambda call, task, then: call(task)))
+
+
+def submitted(scheduler: Any, n: int) -> list[Task]:
+    tasks = [Task(f"t{i}", fn=double, args=(i,)) for i in range(n)]
+    for task in tasks:
+        task._prepare(scheduler, 0, ())
+    return tasks
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        pytest.param(ValueError, lambda: Task("t", priority=0), id="priority too low"),
+        pytest.param(ValueError, lambda: Task("t", priority=6), id="priority too high"),
+        pytest.param(ValueError, lambda: Task("t", priority=True), id="priority a bool"),
+        pytest.param(ValueError, lambda: Task("t", priority="3"), id="priority a word"),  # type: ignore[arg-type]
+        pytest.param(TypeError, lambda: Task("t", "python"), id="skills one string"),
+        pytest.param(TypeError, lambda: Task("t", [1]), id="skills not words"),  # type: ignore[list-item]
+        pytest.param(TypeError, lambda: Task("t", [""]), id="skills empty words"),
+        pytest.param(TypeError, lambda: Task("t", fn=3), id="fn not callable"),  # type: ignore[arg-type]
+        pytest.param(ValueError, lambda: Task("t", args=(1,)), id="a marker with arguments"),
+        pytest.param(ValueError, lambda: Task("t", timeout=0), id="timeout zero"),
+        pytest.param(ValueError, lambda: Task("t", timeout=float("nan")), id="timeout not a number"),
+        pytest.param(TypeError, lambda: Task("t", timeout="1"), id="timeout a word"),  # type: ignore[arg-type]
+        pytest.param(ValueError, lambda: Task("t", cost=-1), id="cost negative"),
+        pytest.param(ValueError, lambda: Task("t", retries=-1), id="retries negative"),
+        pytest.param(ValueError, lambda: Task("t", retries=1.5), id="retries a fraction"),  # type: ignore[arg-type]
+        pytest.param(TypeError, lambda: Task("t", deadline="noon"), id="deadline a word"),  # type: ignore[arg-type]
+        pytest.param(TypeError, lambda: Agent("", []), id="agent without a name"),
+        pytest.param(TypeError, lambda: Agent("a", "python"), id="capabilities one string"),
+    ],
+)
+def test_wrong_arguments_are_refused(kind: type[Exception], make: Callable[[], object]) -> None:
+    with pytest.raises(kind):
+        make()
+
+
+def test_deadline_may_be_a_point_in_time() -> None:
+    at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=60)
+    relative, absolute = Task("a", deadline=60), Task("b", deadline=at)
+    for task in (relative, absolute):
+        task._prepare(FakeScheduler(), 0, ())  # type: ignore[arg-type]
+    assert abs(relative._deadline_ns - absolute._deadline_ns) < 5e9
+
+
+def test_task_that_was_not_submitted_is_not_waited_for() -> None:
+    task = Task("t")
+    assert (task.state, task.done(), task.running(), task.cancel()) == ("created", False, False, False)
+    for wait in (task.result, task.exception):
+        with pytest.raises(RuntimeError, match="not submitted"):
+            wait()
+
+
+def test_task_does_not_travel() -> None:
+    with pytest.raises(TypeError, match="stands for its result"):
+        pickle.dumps(Task("t"))
+
+
+@pytest.mark.parametrize("looked_at_before", [False, True])
+@pytest.mark.parametrize(
+    ("ok", "value", "state"),
+    [(True, 42, "done"), (False, ValueError("no"), "failed"), (False, TaskCancelledError("no"), "cancelled")],
+    ids=["value", "error", "cancelled"],
+)
+def test_outcome(looked_at_before: bool, ok: bool, value: Any, state: str) -> None:
+    scheduler = FakeScheduler()
+    (task,) = submitted(scheduler, 1)
+    called: list[Any] = []
+    if looked_at_before:
+        task.add_done_callback(called.append)
+    task._resolve(ok, value)
+    task._resolve(False, KeyError("too late"))
+    assert (task.state, task.done(), task.cancelled()) == (state, True, state == "cancelled")
+    assert scheduler.finished == [task]
+    task.add_done_callback(called.append)
+    assert called == [task] * (1 + looked_at_before)
+    if state == "done":
+        assert (task.result(), task.exception()) == (42, None)
+    elif state == "failed":
+        assert task.exception() is value
+        with pytest.raises(ValueError, match="no"):
+            task.result()
+    else:
+        with pytest.raises(futures.CancelledError):
+            task.result()
+
+
+Wait = Callable[[list[Task]], None]
+
+
+def _wait_all(tasks: list[Task]) -> None:
+    assert futures.wait(tasks) == (set(tasks), set())
+
+
+def _wait_each(tasks: list[Task]) -> None:
+    left = set(tasks)
+    while left:
+        done, left = futures.wait(left, return_when=futures.FIRST_COMPLETED)
+        assert done
+
+
+def _as_completed(tasks: list[Task]) -> None:
+    assert set(futures.as_completed(tasks)) == set(tasks)
+
+
+def _results(tasks: list[Task]) -> None:
+    assert [task.result() for task in tasks] == list(range(len(tasks)))
+
+
+def _callbacks(tasks: list[Task]) -> None:
+    came = threading.Semaphore(0)
+    for task in tasks:
+        task.add_done_callback(lambda _: came.release())
+    for _ in tasks:
+        assert came.acquire(timeout=60)
+
+
+def _asyncio(tasks: list[Task]) -> None:
+    async def gather() -> list[int]:
+        return await asyncio.gather(*map(asyncio.wrap_future, tasks))
+
+    assert asyncio.run(gather()) == list(range(len(tasks)))
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("wait", [_wait_all, _wait_each, _as_completed, _results, _callbacks, _asyncio])
+def test_waiters_and_engine_do_not_miss_each_other(wait: Wait) -> None:
+    """Two threads wait while a third resolves; a lost wake-up, or a lock taken twice, would hang."""
+    for _ in range(25):
+        tasks = submitted(FakeScheduler(), 40)
+        failed: list[BaseException] = []
+
+        def run(tasks: list[Task] = tasks, failed: list[BaseException] = failed) -> None:
+            try:
+                wait(tasks)
+            except BaseException as error:
+                failed.append(error)
+
+        def resolve(tasks: list[Task] = tasks, failed: list[BaseException] = failed) -> None:
+            try:
+                for i, task in enumerate(tasks):
+                    task._resolve(True, i)
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=target) for target in (run, resolve, run)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+
+
+def test_a_lock_that_was_acquired_is_the_one_that_is_released() -> None:
+    """`concurrent.futures.wait` asks for it twice; the engine may come in between, and has to wait."""
+    (task,) = submitted(FakeScheduler(), 1)
+    task._condition.acquire()
+    engine = threading.Thread(target=task._resolve, args=(True, 1))
+    engine.start()
+    while not task._settling:
+        pass
+    task._condition.release()
+    engine.join()
+    assert task.result() == 1
+
+
+def test_nothing_is_kept_of_tasks_that_are_over() -> None:
+    from mpsteal.tasks import _conditions
+
+    before = len(_conditions)
+    tasks = submitted(FakeScheduler(), 10)
+    assert futures.wait(tasks, timeout=0).not_done == set(tasks)
+    assert len(_conditions) == before + 10
+    for i, task in enumerate(tasks):
+        task._resolve(True, i)
+    assert len(_conditions) == before
