@@ -52,33 +52,32 @@ class Costs:
     rounded up; those marked * chosen by hand.
 
     Attributes:
-        assign_us: parent, per task: number, pickle, place, push.
+        assign_us: parent, per task: submit, number, place, push.
         collect_us: parent, per result.
         give_us: parent, per protected task handed out.
-        scan_us: parent, per agent, in each turn that hands out: has it room, what is held for it.
+        scan_us*: parent, per agent, in each turn that hands out: has it room, what is held for it.
         batch_us*: parent, per batch: fence, look at who is parked.
         look_us: parent or thief, per agent whose queue it looks at.
         move_us: parent, per agent that it moves tasks from.
-        steal_us, miss_us, busy_us: thief, per victim: it took something; nothing there for it; the lock was taken.
+        steal_us, miss_us, busy_us*: thief, per victim: it took something; nothing there for it; the lock was taken.
         retry_us*: thief, pause after a round in which it met only locks; grows by as much, up to 2 ms.
-        wake_us: from a ring to the first look.
+        wake_us*: from a ring to the first look.
         start_us: agent, per task, outside of the task.
-        ask_ms: as `order.ask_s`, see there.
     """
 
-    assign_us: float = 10.0
-    collect_us: float = 5.0
-    give_us: float = 20.0
-    scan_us: float = 2.0
+    assign_us: float = 8.0
+    collect_us: float = 3.0
+    give_us: float = 25.0
+    scan_us: float = 3.0
     batch_us: float = 30.0
-    look_us: float = 3.0
+    look_us: float = 4.0
     move_us: float = 60.0
-    steal_us: float = 40.0
-    miss_us: float = 30.0
+    steal_us: float = 30.0
+    miss_us: float = 15.0
     busy_us: float = 5.0
     retry_us: float = 50.0
     wake_us: float = 60.0
-    start_us: float = 5.0
+    start_us: float = 3.0
 
     def ns(self, name: str) -> int:
         return int(getattr(self, name) * US)
@@ -205,10 +204,7 @@ class Simulation:
     What must hold is checked by `verify` after the run, from what happened and not from what the queues say.
     """
 
-    def __init__(
-        self, workload: Workload, rules: Rules | None = None, costs: Costs | None = None, *, asks_always: bool = False
-    ) -> None:
-        self._asks_always = asks_always
+    def __init__(self, workload: Workload, rules: Rules | None = None, costs: Costs | None = None) -> None:
         self.load, self.rules, self.costs = workload, rules or build({}), costs or Costs()
         rules, costs, agents, tasks = self.rules, self.costs, len(workload.capabilities), len(workload.durations)
         if not 0 < agents <= MAX_AGENTS or not tasks:
@@ -219,22 +215,11 @@ class Simulation:
         self._steal_point = steal_point_of(rules.stealing.max_tasks)
         self._protected_level = LEVELS_PER_PRIORITY * (rules.order.protected_from - 1)
         self._movable = tuple(reversed(range(self._protected_level)))
-        for name in (
-            "batch",
-            "look",
-            "move",
-            "steal",
-            "miss",
-            "busy",
-            "retry",
-            "wake",
-            "start",
-            "give",
-            "collect",
-            "scan",
-        ):
-            setattr(self, f"_{name}_ns", costs.ns(f"{name}_us"))
-        self._assign_ns = costs.ns("assign_us")
+        self._assign_ns, self._collect_ns, self._give_ns = map(costs.ns, ("assign_us", "collect_us", "give_us"))
+        self._scan_ns, self._batch_ns, self._look_ns = map(costs.ns, ("scan_us", "batch_us", "look_us"))
+        self._move_ns, self._retry_ns = map(costs.ns, ("move_us", "retry_us"))
+        self._steal_ns, self._miss_ns, self._busy_ns = map(costs.ns, ("steal_us", "miss_us", "busy_us"))
+        self._wake_ns, self._start_ns = map(costs.ns, ("wake_us", "start_us"))
         self._ask_ns = int(rules.order.ask_s * S)
         self._check_ns = int(rules.balancing.check_s * S)
 
@@ -304,6 +289,8 @@ class Simulation:
         self._turn_tasks = 0
         self._is_turning = self._is_kicked = self._kick_comes = self._check_is_due = False
         self._free_at = self._to_collect = self._lengths_due = self._parent_ns = 0
+        self._is_idle = False
+        """Whether nothing else was to come at the last look at the balance."""
         self._next_cycle = int(rules.balancing.interval_s * S)
         self._pushed: set[int] = set()
         self._held: Backlog[int] = Backlog(Aging(rules.order.aging_tasks, LEVELS_PER_PRIORITY))
@@ -321,7 +308,6 @@ class Simulation:
             + ("unanswered", "wakes"),
             0,
         )
-        self._done = 0
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -366,7 +352,7 @@ class Simulation:
         queues = self._queues[agent]
         if self._held:
             top = self._top(agent)
-            if top > (max(queues) if queues else -1) and (self._asks_always or not self._has_urgent(agent)):
+            if top > (max(queues) if queues else -1):
                 self._ask(now, agent, top)
                 return
         if queues:
@@ -556,9 +542,11 @@ class Simulation:
         self._go_on(now, agent)
 
     def _on_check(self, now: int, _: int) -> None:
+        was_idle, self._is_idle = self._is_idle, not self._heap
         self._check_is_due = True
         self._kick(now)
-        self._at(now + self._check_ns, _CHECK)
+        if not (was_idle and self._is_idle):  # else the last look started nothing, nor will the next
+            self._at(now + self._check_ns, _CHECK)
 
     def _kick(self, at: int) -> None:
         """The parent has something to do, if it is not at it."""
@@ -675,8 +663,10 @@ class Simulation:
             top = self._tops[kind] = self._held.highest(self._runs_classes[kind])
         return top
 
-    def _has_urgent(self, agent: int) -> bool:
-        return any(level % LEVELS_PER_PRIORITY for level in self._queues[agent])
+    def _has_room(self, agent: int) -> bool:
+        """Whether it may be given one: nothing urgent is queued there, or nothing as urgent as what it asks for."""
+        top = self._asked[agent] if self._asked[agent] >= 0 else 0
+        return not any(level % LEVELS_PER_PRIORITY and level >= top for level in self._queues[agent])
 
     def _give_out(self, at: int) -> int:
         """Hand what is most urgent to the agents that are free; returns when that is done."""
@@ -686,7 +676,7 @@ class Simulation:
         at += self._scan_ns * len(self._slots)
         rooms: dict[int, list[int]] = {}  # by kind, the smallest number last
         for agent in sorted(self._parked | self._asking, reverse=True):
-            if not self._has_urgent(agent):
+            if self._has_room(agent):
                 rooms.setdefault(self._kind_of[agent], []).append(agent)
         given: set[int] = set()
         runs = self._runs_classes

@@ -105,11 +105,13 @@ def measure(rows: Sequence[Row], *, rounds: int, quick: bool, cores: int) -> lis
 
 def _compare(run: Run, runs: Sequence[Run]) -> None:
     """Hold a run of the throughput against the peer's of the same round, if both gave an answer."""
-    if scheduler_throughput.TIMES_POOL in figures_of(_rows.select([run.row], exact=True)[0]) and not run.error:
-        for peer in runs:
-            if (peer.row, peer.round, peer.error) == (scheduler_throughput.PEER, run.round, ""):
-                key = scheduler_throughput.TIMES_POOL.key
-                run.figures[key] = run.figures["us_per_task"] / peer.figures["us_per_task"]
+    key = scheduler_throughput.TIMES_POOL.key
+    (row,) = _rows.select([run.row], exact=True)
+    if run.error or all(figure.key != key for figure in figures_of(row)):
+        return
+    for peer in runs:
+        if (peer.row, peer.round, peer.error) == (scheduler_throughput.PEER, run.round, ""):
+            run.figures[key] = run.figures["us_per_task"] / peer.figures["us_per_task"]
 
 
 def figures_of(row: Row) -> tuple[Figure, ...]:
@@ -125,8 +127,9 @@ def figures_of(row: Row) -> tuple[Figure, ...]:
 def outcome(row: Row, figure: Figure, runs: Sequence[Run]) -> Outcome:
     mine = [run for run in runs if run.row == row.name]
     spread = Spread.of(run.figures[figure.key] for run in mine if not run.error and figure.key in run.figures)
+    needs = (row.name, scheduler_throughput.PEER) if figure.key == scheduler_throughput.TIMES_POOL.key else (row.name,)
     met = None
-    if figure.goal is not None and any(run.error for run in mine):
+    if figure.goal is not None and any(run.error and run.row in needs for run in runs):
         met = False
     elif figure.goal is not None and spread is not None:
         met = figure.goal.met(spread.median)
@@ -139,7 +142,7 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
     previous = ""
     for found in outcomes:
         spread, name = found.spread, found.row.name
-        words = "failed" if spread is None else _report.short(spread.median)
+        words = "none" if spread is None else _report.short(spread.median)
         if spread is not None and len(spread.samples) > 1:
             words += f" ({_report.short(spread.low)}..{_report.short(spread.high)})"
         met = "" if found.met is None else "yes" if found.met else "NO"

@@ -126,7 +126,7 @@ def measure_engine(setup: Setup) -> dict[str, float]:
             tasks.extend(scheduler.submit_tasks(some))
             while scheduler._engine.pending or not some[-1]._linked:
                 time.sleep(0.01)
-            return (scheduler._engine.call(time.thread_time) - before) / n * 1e6
+            return float(scheduler._engine.call(time.thread_time) - before) / n * 1e6
 
         figures = {"plain_us": cpu_us((1, 2, 3)), "protected_us": cpu_us((4, 5))}
         let_go()

@@ -18,10 +18,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from typing import TYPE_CHECKING
 
 from bench._model import Figure, Row, Setup, WrongResult, at_most
 from bench._tasks import noop
 from bench.scheduler_setup import held, running
+
+if TYPE_CHECKING:
+    from mpsteal._engine.balance import Rebalancing
 
 AGENTS = {"hot": ("hot",)} | {f"other_{k}": ("*",) for k in range(4)}
 TASKS, SPREAD, WARM = 20, [3, 3, 3, 3, 8], 10
@@ -38,13 +42,13 @@ def measure(setup: Setup) -> dict[str, float]:
                 hot = scheduler.agents["hot"]
                 while hot.queue_length < TASKS:
                     time.sleep(0.0005)
-                reports = []
+                reports: list[Rebalancing] = []
                 began = time.perf_counter()
                 while not reports or reports[-1].moved:
                     reports.append(scheduler.rebalance())
                 ended = time.perf_counter()
                 lengths = sorted(reports[-1].after.values())
-                if lengths != SPREAD or sum(report.failed for report in reports):
+                if lengths != SPREAD or any(report.failed for report in reports):
                     raise WrongResult(f"rebalance: {lengths} are queued in place of {SPREAD}")
                 let_go()
                 if [task.result() for task in tasks] != list(range(TASKS)):

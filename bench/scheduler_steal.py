@@ -65,7 +65,7 @@ class Scene:
             point = steal_point_of(rules.stealing.max_tasks)
             return Deques(self.words, self.layout, locks, point, levels)
 
-        def take(of: Any, slot: int) -> Callable[[], int]:
+        def take(of: Any, slot: int) -> Callable[..., int]:
             return make_take(of, slot, Aging(rules.order.aging_tasks, LEVELS_PER_PRIORITY))
 
         self.make_deques, self.make_take, self.levels = deques, take, levels
@@ -98,7 +98,7 @@ class Scene:
         return found, clock() - began
 
 
-def all_of(take: Callable[[], int]) -> list[int]:
+def all_of(take: Callable[..., int]) -> list[int]:
     """Everything that is queued at the owner of this `take`."""
     taken = []
     while (chunk := take()) >= 0:
@@ -112,7 +112,9 @@ def measure(setup: Setup) -> dict[str, float]:
     n = setup.size(3_000, 300)
     scene = Scene()
     take = scene.make_take(scene.deques, VICTIM)
-    found, times, taken = 0, [], []
+    times: list[int] = []
+    misses: list[int] = []
+    taken: list[int] = []
     for slots in ((VICTIM,), (THIEF,)):  # first the thief cannot run it, then it can
         scene.allow(slots)
         misses, times = times, []
@@ -149,7 +151,9 @@ def measure_computing(setup: Setup) -> dict[str, float]:
     L, words, base = scene.L, scene.words, scene.layout.agent(VICTIM)
     while not words[base + L.PID]:
         time.sleep(0.001)
-    times, taken, tries = [], [], 0
+    times: list[int] = []
+    taken: list[int] = []
+    tries = 0
     while len(times) < n:
         if os.waitpid(pid, os.WNOHANG)[0]:
             raise WrongResult("steal-computing: the victim has died")

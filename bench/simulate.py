@@ -17,12 +17,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import _machine, _report
+from bench import _des, _machine, _report
+from bench._des import Costs, Outcome
+from bench._model import WrongResult
+from mpsteal._policy.rules import build
 
 RESULTS = Path(__file__).parent / "results" / "simulation.json"
 SCHEMA = 1
@@ -45,20 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Return 0 if every load was verified, else 1; usage errors exit 2."""
-    from bench import _des
-    from bench._model import WrongResult
-    from mpsteal._policy.rules import build
-
     sizes = QUICK if args.quick else FULL
-    agents, tasks = args.agents or sizes["agents"], args.tasks or sizes["tasks"]
-    costs = _costs(args.cost, _des.Costs)
+    agents = sizes["agents"] if args.agents is None else args.agents
+    tasks = sizes["tasks"] if args.tasks is None else args.tasks
+    costs = _costs(args.cost)
     unknown = [name for name in args.loads if name not in _des.LOADS]
     if unknown or agents < 1 or tasks < 1 or args.mean_ms <= 0:
         raise SystemExit(f"sizes must be above 0, and loads be of: {' '.join(_des.LOADS)}")
     loads = args.loads or _des.LOADS
     is_full = not (args.quick or args.agents or args.tasks or args.cost or args.loads or args.json)
     is_full = is_full and (args.mean_ms, args.seed, args.strategies) == (100.0, 1, ["hybrid"])
-    machine, outcomes, wrong = _machine.describe(), [], 0
+    machine, wrong = _machine.describe(), 0
+    outcomes: list[tuple[str, Outcome]] = []
     began = time.monotonic()
     gc.disable()  # nothing here is cyclic, and a million ranges are looked through again and again
     for name in loads:
@@ -97,21 +99,21 @@ def run(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _costs(words: Sequence[str], kind: type) -> object:
-    names = [field.name for field in dataclasses.fields(kind)]
+def _costs(words: Sequence[str]) -> Costs:
+    names = [field.name for field in dataclasses.fields(Costs)]
     values = {}
     for word in words:
         name, _, value = word.partition("=")
         try:
-            if name not in names or float(value) < 0:
-                raise ValueError
             values[name] = float(value)
+            if name not in names or not 0 <= values[name] < math.inf:
+                raise ValueError
         except ValueError:
             raise SystemExit(f"--cost {word!r}: name=us, where name is one of: {' '.join(names)}") from None
-    return kind(**values)
+    return Costs(**values)
 
 
-def _figures(outcomes: Sequence[tuple[str, object]]) -> Iterator[tuple[str, ...]]:
+def _figures(outcomes: Sequence[tuple[str, Outcome]]) -> Iterator[tuple[str, ...]]:
     yield ("load", "strategy", "makespan s", "over bound", "Jain", "busiest", "idlest", "tries", "steals", "stolen",
            "moved", "cycles", "parent busy", "wall s", "events/s")  # fmt: skip
     for strategy, o in outcomes:
@@ -134,7 +136,7 @@ def _figures(outcomes: Sequence[tuple[str, object]]) -> Iterator[tuple[str, ...]
         )
 
 
-def _waits(outcomes: Sequence[tuple[str, object]]) -> Iterator[tuple[str, ...]]:
+def _waits(outcomes: Sequence[tuple[str, Outcome]]) -> Iterator[tuple[str, ...]]:
     yield ("load", "strategy", "wait by priority, s:", *(f"{p}: p50 / p99" for p in (5, 4, 3, 2, 1)))
     for strategy, o in outcomes:
         waits = (o.waits[priority] for priority in (5, 4, 3, 2, 1))

@@ -52,7 +52,13 @@ AGENT = (
         "own",
     ),
     Field("STARTED_NS", "when it started (monotonic clock, ns)", "agent", "parent", "none"),
-    Field("LOADED", "the last chunk whose slot and payload it has read", "agent", "parent", "none"),
+    Field(
+        "LOADED",
+        "the last chunk whose slot and payload it has read",
+        "agent; parent, when it settles a death",
+        "parent",
+        "none",
+    ),
     Field("RESULT_TAIL", "bytes committed to the result ring, ever", "agent", "parent", "none"),
     Field(
         "DONE",

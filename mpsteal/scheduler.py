@@ -379,7 +379,11 @@ class WorkStealingScheduler:
         level = LEVELS_PER_PRIORITY * (task.priority - 1) + is_urgent
         task._prepare(self, level << GROUP_SHIFT | number, waits_for)
         if task.deadline is not None:
-            self._check_deadline(task)
+            try:
+                self._check_deadline(task)
+            except BaseException:  # where warnings are errors: it is not submitted
+                task._scheduler = None
+                raise
 
     def _find_dependencies(self, task: Task, group: Mapping[int, Task] | None) -> Iterator[Task]:
         """The tasks to wait for. Those that are over and went well need no waiting."""
@@ -388,12 +392,12 @@ class WorkStealingScheduler:
                 found = (group or {}).get(named) or self._tasks.get(named)
                 if found is not None:
                     yield found
-                elif named not in self._dispatcher.ended:
+                elif (error := self._dispatcher.ended.get(named, _UNKNOWN)) is _UNKNOWN:
                     raise ValueError(
                         f"task {task.name!r} depends on {named}, which is no task of this scheduler (or was over so "
                         "long ago that it was forgotten: metrics.keep_finished)"
                     )
-                elif (error := self._dispatcher.ended[named]) is not None:
+                elif error is not None:
                     yield _failed(named, error)
             else:
                 if named is task:
@@ -407,9 +411,9 @@ class WorkStealingScheduler:
         left_s = (task._deadline_ns - task._ready_ns) / 1e9
         if left_s > (task.cost or 0.0):
             return
-        self.metrics.deadlines_at_risk += 1
         why = "has passed" if left_s <= 0 else f"is {left_s:.3g} s away, and the task takes about {task.cost:.3g} s"
         warnings.warn(f"the deadline of task {task.name!r} {why}", DeadlineWarning, stacklevel=4)
+        self.metrics.deadlines_at_risk += 1
 
     def cancel(self, task: Task | int) -> bool:
         """Withdraw a task that has not started; True means that it never runs.
@@ -460,7 +464,7 @@ class WorkStealingScheduler:
                 continue
             sample = self.metrics.samples.get(name) or AgentSample()
             succeeded, failed = self._dispatcher.outcomes.get(agent._slot, (0, 0))
-            row = status[agent._slot] if agent._slot < len(status) else {}
+            row, earlier = status[agent._slot], self._dispatcher.earlier[agent._slot]
             busy += look.queue_length > agents.busy_above
             idle += look.queue_length < agents.idle_below
             queued += look.queue_length
@@ -475,10 +479,10 @@ class WorkStealingScheduler:
                 "failed": failed,
                 "success_rate": look.success_rate,
                 "mean_run_s": self._dispatcher.mean_ns.get(agent._slot, 0.0) / 1e9,
-                "steals": row.get("steals", 0),
-                "steals_failed": row.get("steals_failed", 0),
-                "stolen_by_it": row.get("chunks_stolen", 0),
-                "stolen_from_it": row.get("chunks_lost", 0),
+                "steals": row["steals"] - earlier["steals"],
+                "steals_failed": row["steals_failed"] - earlier["steals_failed"],
+                "stolen_by_it": row["chunks_stolen"] - earlier["chunks_stolen"],
+                "stolen_from_it": row["chunks_lost"] - earlier["chunks_lost"],
                 "busy_s": look.busy_ns / 1e9,
                 "utilization": sample.utilization,
                 "cpu_percent": sample.cpu_percent,
@@ -515,7 +519,7 @@ class WorkStealingScheduler:
         try:
             parked, code, pid = words[base + L.PARKED], words[base + L.STATE], words[base + L.PID]
             chunk, started = words[base + L.CLAIM], words[base + L.STARTED_NS]
-            busy_ns = words[base + L.BUSY_NS]
+            busy_ns = words[base + L.BUSY_NS] - round(dispatcher.earlier[slot]["busy_s"] * 1e9)
             task = None
             if chunk >= 0 and not parked:
                 task = dispatcher.pages.sink_of(chunk)
@@ -541,6 +545,9 @@ class WorkStealingScheduler:
             (row := self._agent_row(agent)) is not None and row.current_task is task
             for agent in list(self._agents.values())
         )
+
+
+_UNKNOWN = KeyError()
 
 
 def _named(task: Task) -> list[Any]:

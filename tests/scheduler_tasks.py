@@ -7,9 +7,10 @@ import subprocess
 import time
 from typing import Any
 
+import pytest
 from fault_tasks import identity, note
 from gates import Gate
-from waiting import wait_until
+from waiting import lines, wait_until
 
 from mpsteal import Agent, Task, WorkStealingScheduler
 
@@ -42,6 +43,15 @@ def start_sleeper_and_stay(path: str, gate: Gate) -> None:
     time.sleep(600)
 
 
+def die_the_first_time(path: str) -> int:
+    """Ends its process unless it has run before; how often it has run."""
+    note(path, os.getpid())
+    times = len(lines(path))
+    if times == 1:
+        os._exit(1)
+    return times
+
+
 class PickledAtGate:
     """A value that waits at a gate while it is pickled: the task is over, and its result is not there yet."""
 
@@ -68,7 +78,9 @@ def agents(count: int, *capabilities: str) -> list[Agent]:
 def wait_ready(scheduler: WorkStealingScheduler) -> None:
     """Wait until every agent has said hello and is at rest."""
     rows = scheduler._engine.status
-    wait_until(lambda: all(row["parked"] for row in rows() if row["pid"]) and all(_pids(scheduler)), "all agents parked")
+    wait_until(
+        lambda: all(row["parked"] for row in rows() if row["pid"]) and all(_pids(scheduler)), "all agents parked"
+    )
 
 
 def _pids(scheduler: WorkStealingScheduler) -> list[int | None]:
@@ -88,6 +100,16 @@ def hold(scheduler: WorkStealingScheduler, gate: Gate, skills: tuple[str, ...] =
     gate.wait_arrived(count)
     wait_taken_in(scheduler)
     return held
+
+
+def told(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
+    """What the package has logged that has these words in it."""
+    return [r.getMessage() for r in caplog.records if r.name == "mpsteal" and words in r.getMessage()]
+
+
+def wait_gone_for_good(scheduler: WorkStealingScheduler, left: int) -> None:
+    """Wait until only so many agents are left, those that are leaving included."""
+    wait_until(lambda: len(scheduler._dispatcher.names_of) == left, f"{left} agents left")
 
 
 def queued_at(scheduler: WorkStealingScheduler, agent_id: str) -> list[Task]:

@@ -341,10 +341,19 @@ class Agent:
         words = self.words
         words[self.base + L.PARKED] = 1
         self.locks.fence()
-        self.ring_parent()
-        answered = bool(words[L.STOP] or words[self.base + L.LEAVE]) or self._wait(self.rules.ask_ms)
+        answered = bool(words[L.STOP] or words[self.base + L.LEAVE]) or not self._is_more_urgent_held()
+        if not answered:
+            self.ring_parent()
+            answered = self._wait(self.rules.ask_ms)
         self._unpark()
         return answered
+
+    def _is_more_urgent_held(self) -> bool:
+        """Whether the parent holds something more urgent than all that is queued here. Looked at again once we are
+        parked (D-9): it may have handed that over before, to us or to another, and then it does not ring.
+        """
+        level = self.words[self.base + L.HELD] - 1
+        return level >= 0 and not self.deques.queued_at(self.slot, [at for at in self.deques.levels if at >= level])
 
     @property
     def _slots(self) -> range:

@@ -45,6 +45,8 @@ class Balancer:
         self._movable_levels = movable_levels
         self._next_cycle: float | None = None
         self._next_check = 0.0
+        self._pause_s = 0.0
+        """Time from the last look for severe imbalance to the next."""
         self._is_queued = False
 
     def lengths(self) -> dict[int, int]:
@@ -76,7 +78,8 @@ class Balancer:
         wanted = self._scheduling.rules.balancing.max_tasks
         for source in sorted((s for s in before if s != slot and before[s]), key=lambda s: -before[s]):
             if self._may_go(source, slot):
-                report = self._carry_out([(source, slot, wanted)], before, began)
+                count = min(wanted, self._scheduling.deques.queued_at(source, self._movable_levels))
+                report = self._carry_out([(source, slot, count)], before, began)
                 if report.moved:
                     return report
         return self._carry_out([], before, began)
@@ -126,13 +129,17 @@ class Balancer:
         is_due = now >= self._next_cycle
         if not is_due and now < self._next_check:
             return
-        self._next_check = now + rules.balancing.check_s
         lengths = self.lengths().values()
         self._is_queued = any(lengths)
+        pause_s = rules.balancing.check_s
         if is_due or is_severe(lengths, rules.balancing.severe_ratio, rules.agents.busy_above):
             self._next_cycle = now + rules.balancing.interval_s
             scheduling.metrics.rebalance_cycles += 1
-            self.cycle()
+            if not self.cycle().moved:
+                # Nobody who is idle can run what is queued, say: look less and less often.
+                pause_s = min(rules.balancing.interval_s, max(pause_s, 2 * self._pause_s))
+        self._pause_s = pause_s
+        self._next_check = now + pause_s
 
     def due(self) -> list[float]:
         """When `turn` has something to do (monotonic clock, s); never while nothing is in flight."""

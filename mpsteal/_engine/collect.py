@@ -32,6 +32,8 @@ class Collector:
         self.init_error: BaseException | None = None
         self.noted = (-1, 0, 0)
         """What agents of a scheduler tell of the result at hand: slot, start (monotonic clock, ns), run time (ns)."""
+        self._noted_before: dict[int, tuple[int, int, int]] = {}
+        """The same by slot, where the result was not there yet: it is pickled later, which may take long."""
 
     def collect(self, *slots: int) -> int:
         """Deliver everything these agents have committed; returns how many chunks that were."""
@@ -55,6 +57,8 @@ class Collector:
         in_blocks: dict[int, tuple[int, int]] = {}
         first = -page_chunks
         found = done = 0
+        if self._noted_before:
+            self.noted = self._noted_before.pop(slot, self.noted)
         for chunk, kind, payload in reader.drain():
             found += 1
             ok = True
@@ -117,6 +121,8 @@ class Collector:
                     waking.append(sink)
             else:
                 sink._resolve(ok, value)
+        if self.noted[0] >= 0:
+            self._noted_before[slot], self.noted = self.noted, (-1, 0, 0)
         # Also when there was nothing: an agent that set this after our last look has rung for it.
         if self.words[self.layout.agent(slot) + L.RING_FULL]:
             self.dispatcher.ring(slot)

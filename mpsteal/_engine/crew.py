@@ -240,6 +240,7 @@ class Crew:
             error = self._dispatcher.lost(slot, claim, died)
             if error is not None:
                 self._collector.finish(claim, False, error)
+        words[base + L.LOADED] = L.NONE  # what it had read is read anew if it runs again, here or elsewhere
         self._dispatcher.gone(slot, for_good=slot in self.leaving)
         self.leaving.discard(slot)
         return state
@@ -262,7 +263,8 @@ class Crew:
                 )
         if state != L.LEAVING:
             pid, code = agent.process.pid, agent.exitcode
-            logger.warning("mpsteal: agent %d (pid %d) died with exit code %s; replaced", agent.slot, pid, code)
+            name = self._dispatcher.agent_name(agent.slot)
+            logger.warning("mpsteal: agent %s (pid %d) died with exit code %s; replaced", name, pid, code)
         return self._respawn(agent.slot, 0)
 
     def _respawn(self, slot: int, tries: int) -> BaseException | None:

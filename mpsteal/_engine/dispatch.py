@@ -492,6 +492,10 @@ class Dispatcher:
         """Ranges of chunks that have their numbers and are not handed out; some may be empty."""
         yield from self.backlog
 
+    def agent_name(self, slot: int) -> str:
+        """An agent, for people."""
+        return str(slot)
+
     def describe(self, chunk: int) -> str:
         """A chunk that an agent has started, for people."""
         name = "a callable"

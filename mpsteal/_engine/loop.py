@@ -32,7 +32,7 @@ from .._queue.arena import Segment
 from .._queue.barrier import load_barrier
 from .._queue.deque import Deques
 from .._queue.locks import Locks, lock_files
-from .._queue.manager import agent_status
+from .._queue.manager import all_status
 from ..errors import PoolTerminatedError, SegmentFullError, TaskCancelledError
 from .callbacks import CallbackThread
 from .collect import Collector
@@ -374,10 +374,10 @@ class Engine:
         validate(self)
 
     def status(self) -> list[dict[str, Any]]:
-        """See `_queue.manager.agent_status`; after the end, what was last known."""
+        """See `_queue.manager.all_status`; after the end, what was last known."""
         if self.state < ENDED:
             with contextlib.suppress(ValueError):
-                self._last_status = agent_status(self.segment)
+                self._last_status = all_status(self.segment)
         return self._last_status
 
     # -- the loop -------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from .._policy.matching import TIERS, Placement
 from .._policy.order import Aging
 from .._policy.rules import Rules
 from .._queue import layout as L
+from .._queue.manager import agent_status
 from ..errors import AgentDiedError, DependencyError, TaskCancelledError, TaskTimeoutError, UnmatchedTaskError
 from .balance import Balancer
 from .dispatch import Batch, Dispatcher
@@ -83,6 +84,8 @@ class Scheduling(Dispatcher):
         self.capabilities: dict[int, frozenset[str]] = {}
         self.outcomes: dict[int, list[int]] = {}
         """`[succeeded, failed]`, by slot."""
+        self.earlier: dict[int, dict[str, Any]] = {}
+        """What agents that held a slot before have done there, by slot: as in `agent_status`."""
         self.mean_ns: dict[int, float] = {}
         """Moving mean of the run time, by slot (ns)."""
         self.overflow: dict[int, deque[tuple[int, int]]] = {}
@@ -166,6 +169,7 @@ class Scheduling(Dispatcher):
             )
         words[layout.agent(slot) + L.LEAVE] = words[layout.agent(slot) + L.HELD] = 0
         words[L.SLOTS_USED] = max(words[L.SLOTS_USED], slot + 1)
+        self.earlier[slot] = agent_status(self.segment, slot)
         self.crew.add(slot)
         self.names_of[slot], self.capabilities[slot], self.outcomes[slot] = name, capabilities, [0, 0]
         self.mean_ns.pop(slot, None)
@@ -209,6 +213,7 @@ class Scheduling(Dispatcher):
         ended_for_limit = self.limits.settled(slot)
         self.urgent.changed = True
         if not for_good and not self.rules.agents.replace_dead:
+            logger.warning("mpsteal: agent %s died and is not replaced", self.agent_name(slot))
             self._retire(slot)
             for_good = True
         if for_good:
@@ -485,12 +490,16 @@ class Scheduling(Dispatcher):
     def lost(self, slot: int, chunk: int, error: BaseException) -> BaseException | None:
         """See `Dispatcher.lost`: the end of its time, another try, or the death itself."""
         task = self.pages.sink_of(chunk)
+        words, base = self.words, self.segment.layout.agent(slot)
+        if words[base + L.LOADED] == chunk:
+            task._started_ns = words[base + L.STARTED_NS]
+        task._agent = self.names_of[slot]
+        self.outcomes[slot][1] += 1
+        self._tell_success(slot, self.outcomes[slot])
         if self.limits.ending.get(slot) == chunk:
             self.metrics.timeouts += 1
             return TaskTimeoutError(task.name, task._timeout_ns / 1e9)
         self.metrics.agent_deaths += 1
-        self.outcomes[slot][1] += 1
-        self._tell_success(slot, self.outcomes[slot])
         if isinstance(error, AgentDiedError):
             error = AgentDiedError(slot, error.pid, error.exitcode, f"{error.task} as {self.names_of[slot]!r}")
         if task._retries <= 0:
@@ -574,6 +583,10 @@ class Scheduling(Dispatcher):
         yield from self.urgent
         for chunk in chain.from_iterable(self.unmatched.values()):
             yield chunk, chunk + 1
+
+    def agent_name(self, slot: int) -> str:
+        """See `Dispatcher.agent_name`."""
+        return repr(self.names_of.get(slot, slot))
 
     def describe(self, chunk: int) -> str:
         """See `Dispatcher.describe`."""

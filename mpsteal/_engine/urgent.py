@@ -27,8 +27,8 @@ GROUP_SHIFT = 32
 """`_group` of a task is its level and, in the low bits, its class: equal where tasks may share a range."""
 
 LONG_NS = 10_000_000
-"""An agent that is inside one task for longer is not busy with short ones now, whatever its mean says (ns). Shorter: one
-that has lost its core for a moment is handed nothing ahead; longer: urgent tasks become hostages of a long one."""
+"""An agent that is inside one task for longer is not busy with short ones now, whatever its mean says (ns). Shorter:
+one that has lost its core for a moment is handed nothing ahead; longer: urgent tasks become hostages of a long one."""
 
 _seq_of = attrgetter("_seq")
 
@@ -115,8 +115,7 @@ class Urgent:
         return max(0, ahead - queued)
 
     def _waits_for_more_urgent(self, slot: int) -> bool:
-        """Whether a parked agent has nothing queued as urgent as what is held for it: it starts nothing until it has got
-        that."""
+        """Whether a parked agent has nothing queued as urgent as what is held for it: it starts nothing before that."""
         scheduling = self._scheduling
         level = scheduling.words[scheduling.segment.layout.agent(slot) + L.HELD] - 1
         return not scheduling.deques.queued_at(slot, [at for at in self._levels if at >= level])

@@ -40,28 +40,27 @@ STATE_NAMES = {
 }
 
 
-def agent_status(segment: Segment) -> list[dict[str, Any]]:
-    """Per agent: slot, pid, state, chunks done, seconds busy, steals. Plain data, read without locks."""
-    words, layout = segment.words, segment.layout
-    out = []
-    for slot in range(layout.geometry.slots):
-        base = layout.agent(slot)
-        out.append(
-            {
-                "slot": slot,
-                "pid": words[base + L.PID],
-                "state": STATE_NAMES.get(words[base + L.STATE], "unknown"),
-                "tasks_done": words[base + L.DONE],
-                "busy_s": words[base + L.BUSY_NS] / 1e9,
-                "steals": words[base + L.STEALS],
-                "steals_failed": words[base + L.STEALS_FAILED],
-                "chunks_stolen": words[base + L.CHUNKS_STOLEN],
-                "chunks_lost": words[base + L.STOLEN_FROM],
-                "repairs": words[base + L.REPAIRS],
-                "parked": bool(words[base + L.PARKED]),
-            }
-        )
-    return out
+def agent_status(segment: Segment, slot: int) -> dict[str, Any]:
+    """One agent: slot, pid, state, chunks done, seconds busy, steals. Plain data, read without locks."""
+    words, base = segment.words, segment.layout.agent(slot)
+    return {
+        "slot": slot,
+        "pid": words[base + L.PID],
+        "state": STATE_NAMES.get(words[base + L.STATE], "unknown"),
+        "tasks_done": words[base + L.DONE],
+        "busy_s": words[base + L.BUSY_NS] / 1e9,
+        "steals": words[base + L.STEALS],
+        "steals_failed": words[base + L.STEALS_FAILED],
+        "chunks_stolen": words[base + L.CHUNKS_STOLEN],
+        "chunks_lost": words[base + L.STOLEN_FROM],
+        "repairs": words[base + L.REPAIRS],
+        "parked": bool(words[base + L.PARKED]),
+    }
+
+
+def all_status(segment: Segment) -> list[dict[str, Any]]:
+    """`agent_status` of every slot."""
+    return [agent_status(segment, slot) for slot in range(segment.layout.geometry.slots)]
 
 
 class _Attachment:
@@ -70,9 +69,9 @@ class _Attachment:
     segment: Segment | None = None
 
     def status(self) -> list[dict[str, Any]]:
-        """See `agent_status`."""
+        """See `all_status`."""
         assert self.segment is not None
-        return agent_status(self.segment)
+        return all_status(self.segment)
 
     def descriptor(self) -> Any:
         """The segment's descriptor, wrapped so that it travels to the asking process."""

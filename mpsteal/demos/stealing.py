@@ -44,7 +44,7 @@ class Report:
 
 def run(screen: Screen, options: Options) -> Report:
     """Have five agents count primes."""
-    heavy, light = (60_000, 15_000) if options.quick else (500_000, 150_000)
+    heavy, light = (60_000, 15_000) if options.quick else (350_000, 100_000)
     inputs = {f"primes_{i}": (heavy if i < HEAVY else light) + 10 * i for i in range(HEAVY + LIGHT)}
     with open_stage(screen, options, strategy="pull") as stage:
         for i in range(1, AGENTS + 1):

@@ -89,20 +89,6 @@ class ModelDispatcher(Dispatcher):
         self.world.ring(agent)
 
 
-@pytest.fixture(autouse=True)
-def _pauses_are_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thief that was refused sleeps for microseconds: here until something has changed."""
-    worlds: list[World] = []
-    made = World.__init__
-
-    def note(self: World, *args: Any, **kwds: Any) -> None:
-        worlds[:] = [self]
-        made(self, *args, **kwds)
-
-    monkeypatch.setattr(World, "__init__", note)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=lambda _: worlds[0].wait_news()))
-
-
 def submit(
     world: World,
     *,

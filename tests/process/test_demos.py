@@ -251,7 +251,7 @@ def not_for_json(report: metrics.Report) -> metrics.Report:
         ("metrics", wrong_sums, "the pipelines gave"),
         ("metrics", not_for_json, "do not survive JSON"),
         ("metrics", lambda r: metrics_with(r, "steals", "attempted"), "steals do not add up"),
-        ("metrics", lambda r: metrics_with(r, "run", "count"), "waits of"),
+        ("metrics", lambda r: metrics_with(r, "run", "count"), "runs of"),
         ("metrics", lambda r: metrics_with(r, "deadlines", "missed"), "that were late"),
         ("metrics", lambda r: metrics_with(r, "per_agent", "agent_1", "busy_s"), "agents were busy for"),
     ],

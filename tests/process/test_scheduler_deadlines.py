@@ -229,14 +229,14 @@ class TestTimeout:
         assert task.completed_at - task.started_at >= 0.1
         assert check_at_rest(scheduler)["per_agent"]["a"]["failed"] == 1
 
-    def test_queue_mates_keep_their_places(
-        self, open_scheduler: Open, gates: Gates, tmp_path: Path
-    ) -> None:
+    def test_queue_mates_keep_their_places(self, open_scheduler: Open, gates: Gates, tmp_path: Path) -> None:
         """The other agent could not have more work, and may not take: so what moves was moved by the parent."""
         scheduler = open_scheduler(Agent("a", ["python"]), strategy="push", balancing__severe_ratio=1000.0)
         noted = str(tmp_path / "noted")
         running, second = gates("running"), gates("second")
-        ended = scheduler.submit_task(Task("endless", ["python"], fn=tasks.arrive_and_sleep, args=(running,), timeout=1))
+        ended = scheduler.submit_task(
+            Task("endless", ["python"], fn=tasks.arrive_and_sleep, args=(running,), timeout=1)
+        )
         running.wait_arrived()
         scheduler.register_agent(Agent("b", ["python"]))
         (held,) = hold(scheduler, second, ("python",))
