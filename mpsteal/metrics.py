@@ -10,6 +10,7 @@ task apart.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ._policy.histogram import Histogram
+
+logger = logging.getLogger("mpsteal")
 
 
 @dataclass
@@ -137,7 +140,10 @@ class Sampler:
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
-            self.sample()
+            try:
+                self.sample()
+            except Exception:  # no descriptors left, say
+                logger.exception("mpsteal: no sample of the agents could be taken; trying again")
 
     def sample(self) -> None:
         """One look."""

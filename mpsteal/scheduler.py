@@ -282,8 +282,13 @@ class WorkStealingScheduler:
         Raises KeyError when there is no such agent.
         """
         engine = self._running()
-        slot = self._agents[agent_id]._slot
-        return engine.call(lambda: self._dispatcher.balancer.feed(slot))  # type: ignore[no-any-return]
+        slot, dispatcher = self._agents[agent_id]._slot, self._dispatcher
+
+        def feed() -> Rebalancing:
+            # The slot of one that died and was not replaced may be another's.
+            return dispatcher.balancer.feed(slot if dispatcher.names_of.get(slot) == agent_id else -1)
+
+        return engine.call(feed)  # type: ignore[no-any-return]
 
     def rebalance(self) -> Rebalancing:
         """One cycle of rebalancing now, whatever the strategy; tells what it moved."""
@@ -449,10 +454,8 @@ class WorkStealingScheduler:
         attempted = successful = stolen = repairs = 0
         agents = self.config.agents
         busy = idle = queued = running = 0
-        if self._state == "new":
-            status: list[dict[str, Any]] = []
-        else:
-            status = self._engine.status()
+        was_started = hasattr(self, "_dispatcher")
+        status: list[dict[str, Any]] = self._engine.status() if was_started else []
         for row in status:
             successful += row["steals"]
             attempted += row["steals"] + row["steals_failed"]
@@ -491,7 +494,7 @@ class WorkStealingScheduler:
         out["strategy"] = self.config.strategy
         out["tasks"]["queued"] = queued
         out["tasks"]["running"] = running
-        held = self._dispatcher.urgent.count if self._state != "new" else 0
+        held = self._dispatcher.urgent.count if was_started else 0
         out["tasks"]["held"] = held
         out["steals"] = {
             "attempted": attempted,

@@ -23,6 +23,15 @@ def note_and_pid(path: str, name: Any) -> int:
     return os.getpid()
 
 
+def note_pid_and_spin(path: str, number: int, spin_s: float) -> int:
+    """Note `number` and the process that runs this, then compute for a while."""
+    note(path, f"{number} {os.getpid()}")
+    until = time.monotonic() + spin_s
+    while time.monotonic() < until:
+        pass
+    return number
+
+
 def note_and_pass(path: str, name: Any, gate: Gate) -> int:
     """Note `name`, then wait at the gate; the process that ran this."""
     note(path, name)
@@ -131,7 +140,7 @@ def check_at_rest(scheduler: WorkStealingScheduler) -> dict[str, Any]:
     assert tasks["submitted"] == tasks["succeeded"] + tasks["failed"] + tasks["cancelled"]
     assert tasks["unfinished"] == tasks["queued"] == tasks["running"] == tasks["held"] == 0
     assert not scheduler.tasks
-    assert not dispatcher.unmatched and not dispatcher.backlog and not dispatcher.inflight
+    assert not any(dispatcher.unmatched.values()) and not dispatcher.overflow and not dispatcher.inflight
     assert dispatcher.limits.limited == 0 and not dispatcher.limits.ending
     for agent_id, agent in scheduler.agents.items():
         assert agent.queue_length == 0 and agent.current_task is None, agent_id

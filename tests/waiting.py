@@ -6,9 +6,11 @@ Gates hold tasks; these are for the rest. Limits are alarms: a test that passes 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -76,8 +78,8 @@ class Program:
     """
 
     def __init__(self, directory: Path, source: str, arguments: Iterable[object] = ()) -> None:
-        self.temporary = directory / "tmp"
-        self.temporary.mkdir()
+        # Not in `directory`: sockets are made in it, and their names may have 104 characters.
+        self.temporary = Path(tempfile.mkdtemp(prefix="p-"))
         self.script = directory / "program.py"
         self.script.write_text(source)
         self.out, self.err = directory / "out", directory / "err"
@@ -146,6 +148,7 @@ class Program:
             except psutil.NoSuchProcess:
                 pass
         self.process.wait()
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 @contextmanager

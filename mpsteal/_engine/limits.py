@@ -48,7 +48,7 @@ class Limits:
 
     def finished(self, task: Any, now_ns: int) -> None:
         """A task is over; only for those with a limit or a deadline."""
-        if task._timeout_ns:
+        if task._timeout_ns and task._linked:  # else it was over before it came in
             self.limited -= 1
         if task._deadline_ns and now_ns > task._deadline_ns:
             self._missed(task)

@@ -161,7 +161,9 @@ class Scheduling(Dispatcher):
         Raises ValueError when every slot is taken, and what starting a process raises.
         """
         layout, words = self.segment.layout, self.words
-        slot = next((s for s in range(layout.geometry.slots) if s not in self.names_of), None)
+        # What the agent before has queued there may not be moved away yet, and this one may lack the skills for it.
+        free = (s for s in range(layout.geometry.slots) if s not in self.names_of and s not in self._moving)
+        slot = next(free, None)
         if slot is None:
             raise ValueError(
                 f"there are {len(self.names_of)} agents already, and agents.max_agents (or the limit of open files, "
@@ -207,6 +209,9 @@ class Scheduling(Dispatcher):
             self.crew.leaving.add(slot)
             self.placement.remove_agent(slot)
             self._agents_changed()
+            for lo, _ in self.urgent:
+                if not self.placement.agents_of(self._class_of(lo)):
+                    self._tell_unmatched(lo, self._class_of(lo))
 
     def gone(self, slot: int, *, for_good: bool) -> None:
         """A dead agent is settled: others get its queue, unless only one task's time was over."""

@@ -375,9 +375,11 @@ class Deques:
     def hold(self, slot: int) -> bool:
         """Keep an agent from starting anything, until its lock is given back and its mark cleared. Parent only.
 
-        False: its lock was busy, come again.
+        False: its lock was busy, or it is held already, since it was ended and has not died yet: come again.
         """
         w, locks, base = self.words, self.locks, self.layout.agent(slot)
+        if w[base + L.MARK] == self._parent + 1:
+            return False  # the kernel would grant us the lock once more, and the first unlock would give it away
         if not locks.try_lock(slot):
             return False
         if w[base + L.MARK] and not self._repair(slot):

@@ -39,7 +39,9 @@ def steal(victim: int) -> tuple[str, int]:
 
 
 @cache
-def _layout(slots: int, levels: int, entries: int, classes: int) -> tuple[L.Layout, tuple[int, ...], Any]:
+def _layout(
+    slots: int, levels: int, entries: int, classes: int, ring_bytes: int
+) -> tuple[L.Layout, tuple[int, ...], Any]:
     layout = L.Layout(
         L.Geometry(
             slots,
@@ -48,7 +50,7 @@ def _layout(slots: int, levels: int, entries: int, classes: int) -> tuple[L.Layo
             page_chunks=4,
             page_bytes=64,
             pages=4,
-            ring_bytes=64,
+            ring_bytes=ring_bytes,
             functions=1,
             classes=classes,
         )
@@ -71,12 +73,13 @@ class Scene:
         levels: int = 1,
         entries: int = 2,
         classes: int = 0,
+        ring_bytes: int = 64,
         steal_levels: tuple[int, ...] | None = None,
         deques: type[Deques] = Deques,
         locks: ModelLocks | None = None,
     ) -> None:
         self.world, self.slots = world, slots
-        self.layout, cells, world.names = _layout(slots, levels, entries, classes)
+        self.layout, cells, world.names = _layout(slots, levels, entries, classes, ring_bytes)
         world.cells = list(cells)
         self.locks = locks or ModelLocks(world)
         self.deques = deques(world.words, self.layout, self.locks, steal_point, steal_levels)

@@ -22,9 +22,8 @@ from scheduler_tasks import (
     die_the_first_time,
     hold,
     note_and_pass,
-    note_and_pid,
+    note_pid_and_spin,
     pass_and_pid,
-    queued_at,
     told,
     wait_gone_for_good,
     wait_ready,
@@ -38,8 +37,6 @@ from mpsteal import (
     DependencyError,
     PoolTerminatedError,
     Task,
-    TaskCancelledError,
-    TaskTimeoutError,
     UnmatchedTaskError,
     WorkStealingScheduler,
 )
@@ -122,7 +119,7 @@ class TestRegister:
 
     def test_no_more_than_max_agents(self, open_scheduler: Open) -> None:
         scheduler = open_scheduler(*agents(2), agents__max_agents=2)
-        with pytest.raises(ValueError, match="agents.max_agents"):
+        with pytest.raises(ValueError, match=r"agents\.max_agents"):
             scheduler.register_agent(Agent("one too many"))
         assert list(scheduler.agents) == ["agent-0", "agent-1"]
         scheduler.remove_agent("agent-0")
@@ -226,6 +223,7 @@ class TestRemove:
                 wait_ready(scheduler)
             for j in range(1 + 3 * (i % 4)):
                 scheduler.submit_task(Task("t", ["cobol"], fn=tasks.note, args=(noted, f"{i}.{j}")))
+            wait_taken_in(scheduler)
             scheduler.remove_agent(f"a{i}")
             assert scheduler.wait_all(10), f"round {i}: left undone {list(scheduler.tasks.values())}"
         counts = Counter(lines(noted))
@@ -313,6 +311,28 @@ class TestRemove:
         assert {task.result(ALARM_S) for task in waiting} == {third.pid}
         check_at_rest(scheduler)
 
+    def test_its_slot_is_not_given_away_before_its_queue_is(
+        self, open_scheduler: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its lock is busy for as long as a thief looks at it."""
+        scheduler = open_scheduler(Agent("old", ["cobol"]), agents__max_agents=2)
+        gate = gates("held")
+        hold(scheduler, gate, ("cobol",))
+        rare = scheduler.submit_tasks([Task("t", ["cobol"], fn=tasks.my_pid) for _ in range(10)])
+        wait_taken_in(scheduler)
+        with monkeypatch.context() as patch:
+            patch.setattr(scheduler._engine.deques, "take_back", lambda *_: None)
+            scheduler.remove_agent("old", drain=False)
+            wait_gone_for_good(scheduler, 0)
+            new = scheduler.register_agent(Agent("new", ["java"]))
+            wait_ready(scheduler)
+            assert new.queue_length == 0
+        wait_until(lambda: not scheduler._dispatcher._moving, "the queue moved")
+        assert not any(task.done() for task in rare)
+        other = scheduler.register_agent(Agent("other", ["cobol"]))
+        assert {task.result(ALARM_S) for task in rare} == {other.pid}
+        check_at_rest(scheduler)
+
     def test_protected_tasks_move_when_their_agent_goes(self, open_scheduler: Open, gates: Gates) -> None:
         """An agent of short tasks is handed some ahead, which nobody may steal. They are not lost with it."""
         scheduler = open_scheduler(Agent("a"))
@@ -393,21 +413,21 @@ class TestDeath:
         assert len(told(caplog, f"(pid {pid}) died with exit code -9; replaced")) == 1
 
     def test_others_get_what_was_queued(self, open_scheduler: Open, gates: Gates) -> None:
-        scheduler = open_scheduler(*agents(3), strategy="push")
+        scheduler = open_scheduler(*agents(3), agents__replace_dead=False, strategy="push")
         gate = gates("held")
         hold(scheduler, gate, count=3)
         waits = scheduler.submit_tasks([Task("t", fn=tasks.my_pid) for _ in range(30)])
         wait_taken_in(scheduler)
-        (first, second, third) = scheduler.agents.values()
-        theirs = queued_at(scheduler, first.agent_id)
-        assert len(theirs) == 10
+        first, second, third = scheduler.agents.values()
+        assert first.queue_length == 10
         kill(first)
-        wait_until(lambda: first.queue_length == 0 and second.queue_length + third.queue_length == 30, "all moved")
-        assert check_moved(scheduler) == 10
+        wait_until(lambda: first.state == "gone", "the death settled")
+        wait_taken_in(scheduler)
+        assert (second.queue_length, third.queue_length) == (15, 15)
+        assert {task.agent_id for task in waits} == {second.agent_id, third.agent_id}
         gate.open()
-        assert {task.result(ALARM_S) for task in waits} <= {second.pid, third.pid, first.pid}
-        assert {task.agent_id for task in theirs} <= {second.agent_id, third.agent_id, first.agent_id}
-        check_at_rest(scheduler)
+        assert {task.result(ALARM_S) for task in waits} == {second.pid, third.pid}
+        assert check_at_rest(scheduler)["migrations"]["redistributed"] == 10
 
     def test_task_with_retries_runs_again(
         self, open_scheduler: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -484,7 +504,7 @@ class TestDeath:
         """They are handed to an agent that stops before it can see them."""
         scheduler = open_scheduler(*agents(2, "x"))
         wait_ready(scheduler)
-        first, second = scheduler.agents.values()
+        first, _ = scheduler.agents.values()
         gate = gates("held")
         held = [scheduler.submit_task(Task("u", ["x"], 5, fn=pass_and_pid, args=(gate,))) for _ in range(2)]
         gate.wait_arrived(2)
@@ -504,7 +524,9 @@ class TestDeath:
         assert agent.success_rate == 1.0
         for _ in range(3):
             assert scheduler.submit_task(Task("t")).result(ALARM_S) is None
-        assert isinstance(scheduler.submit_task(Task("t", fn=tasks.die_at_once, args=(1,))).exception(ALARM_S), Exception)
+        assert isinstance(
+            scheduler.submit_task(Task("t", fn=tasks.die_at_once, args=(1,))).exception(ALARM_S), Exception
+        )
         assert agent.success_rate == 0.75
         check_at_rest(scheduler)
 
@@ -566,21 +588,25 @@ class TestDeathWithoutReplacement:
 
     def test_what_is_asked_of_one_that_is_gone(self, open_scheduler: Open, gates: Gates) -> None:
         """Its slot may be another's by now, which is not to get its work."""
-        scheduler = open_scheduler(*agents(1), agents__replace_dead=False, strategy="push")
-        gone = scheduler.agents["agent-0"]
-        wait_ready(scheduler)
-        kill(gone)
-        wait_gone_for_good(scheduler, 0)
-        scheduler.register_agent(Agent("busy"))
+        scheduler = open_scheduler(
+            *agents(2), agents__replace_dead=False, strategy="push", balancing__severe_ratio=1000.0
+        )
         gate = gates("held")
-        hold(scheduler, gate)
-        other = scheduler.agents["busy"]
+        hold(scheduler, gate, count=2)
+        gone, busy = scheduler.agents.values()
+        kill(gone)
+        wait_gone_for_good(scheduler, 1)
+        scheduler.submit_tasks([Task("t", fn=pass_gate, args=(gate,)) for _ in range(10)])
+        wait_taken_in(scheduler)
+        other = scheduler.register_agent(Agent("other"))
         assert other._slot == gone._slot
+        assert (busy.queue_length, other.queue_length) == (10, 0)
         assert (gone.state, gone.pid, gone.queue_length, gone.current_task) == ("gone", None, 0, None)
         assert "agent-0" not in scheduler.get_metrics()["per_agent"]
         assert scheduler.request_work("agent-0").moved == 0
         scheduler.remove_agent("agent-0")
-        assert other.state == "running"
+        assert other.state != "leaving" and other.queue_length == 0
+        assert scheduler.request_work("other").moved == 3
         gate.open()
         check_at_rest(scheduler)
 
@@ -635,7 +661,9 @@ class TestStop:
         queued = scheduler.submit_tasks([Task("queued", fn=tasks.double, args=(i,)) for i in range(20)])
         urgent = scheduler.submit_tasks([Task("urgent", priority=5, deadline=100) for _ in range(5)])
         strange = scheduler.submit_tasks([Task("strange", ["cobol"], priority=p) for p in (3, 5)])
-        follows = scheduler.submit_tasks([Task("follows", dependencies=[t]) for t in (running[0], queued[0], strange[1])])
+        follows = scheduler.submit_tasks(
+            [Task("follows", dependencies=[t]) for t in (running[0], queued[0], strange[1])]
+        )
         wait_taken_in(scheduler)
         late = [scheduler.submit_task(Task("late")) for _ in range(50)]
         scheduler.stop(drain=False)
@@ -738,18 +766,20 @@ def test_nothing_is_lost_and_nothing_runs_twice_in_a_storm(open_scheduler: Open,
     skills, and none runs twice without leave."""
     chance = random.Random(seed)
     names = ["red", "green", "blue"]
-    scheduler = open_scheduler(Agent("all", ["*"]), agents__max_agents=5, order__ask_s=0.05)
+    scheduler = open_scheduler(Agent("all", [*names, "*"]), agents__max_agents=5, order__ask_s=0.05)
     noted = str(tmp_path / "noted")
     made: list[Task] = []
     cancelled: list[Task] = []
-    skills_of: dict[int, set[str]] = {}
+    skills_of_agent = {"all": {*names, "*"}}
+    skills_of_process: dict[int, set[str]] = {}
     came = killed = ended = 0
     until = time.monotonic() + 2.0
 
     def look() -> None:
         for agent in scheduler.agents.values():
+            skills_of_agent[agent.agent_id] = set(agent.capabilities)
             if (pid := agent.pid) is not None:
-                skills_of[pid] = set(agent.capabilities)
+                skills_of_process[pid] = set(agent.capabilities)
 
     while time.monotonic() < until:
         for _ in range(chance.randrange(1, 40)):
@@ -759,7 +789,7 @@ def test_nothing_is_lost_and_nothing_runs_twice_in_a_storm(open_scheduler: Open,
                 chance.choice([[], [], *[[name] for name in names], names[:2]]),
                 chance.randrange(1, 6),
                 made[-chance.randrange(1, 5) :][:1] if made and chance.random() < 0.2 else (),
-                fn=tasks.note_and_spin,
+                fn=note_pid_and_spin,
                 args=(noted, number, chance.choice([0, 0, 0, 0.001, 0.003])),
                 deadline=chance.choice([None, None, 5.0]),
                 timeout=chance.choice([None, None, 30.0]),
@@ -768,7 +798,7 @@ def test_nothing_is_lost_and_nothing_runs_twice_in_a_storm(open_scheduler: Open,
             made.append(scheduler.submit_task(task))
         if chance.random() < 0.1:
             ended += 1
-            scheduler.submit_task(Task("endless", fn=tasks.note_and_spin, args=(noted, -1, 60), timeout=0.01))
+            scheduler.submit_task(Task("endless", fn=note_pid_and_spin, args=(noted, -1, 60), timeout=0.01))
         if chance.random() < 0.2:
             victim = chance.choice(made[-200:])
             if victim.cancel():
@@ -786,6 +816,7 @@ def test_nothing_is_lost_and_nothing_runs_twice_in_a_storm(open_scheduler: Open,
         elif what < 0.5:
             try:
                 scheduler.register_agent(Agent(f"agent-{came}", chance.sample(names, chance.randrange(1, 4))))
+                look()
                 came += 1
             except ValueError:
                 pass
@@ -796,10 +827,19 @@ def test_nothing_is_lost_and_nothing_runs_twice_in_a_storm(open_scheduler: Open,
         if len(scheduler.tasks) > 1500:
             scheduler.wait_all(ALARM_S)
     assert scheduler.wait_all(ALARM_S), f"seed {seed}: {list(scheduler.tasks.values())[:5]}"
-    ran = Counter(map(int, lines(noted)))
+    starts = [tuple(map(int, line.split())) for line in lines(noted)]
+    ran = Counter(number for number, _ in starts)
+    for number, pid in starts:
+        if pid in skills_of_process and number >= 0:
+            assert made[number].skill_requirements <= skills_of_process[pid], (
+                f"seed {seed}: {made[number]} ran there (I5)"
+            )
+    look()
     for task in made:
         number = int(task.name)
         error = None if task.cancelled() else task.exception()
+        if task.started_at is not None:
+            assert task.skill_requirements <= skills_of_agent[str(task.agent_id)], f"seed {seed}: {task} (I5)"
         if task.cancelled():
             assert ran[number] <= task.retries, f"seed {seed}: {task} was withdrawn and ran"
         elif error is None:
@@ -815,10 +855,6 @@ def test_nothing_is_lost_and_nothing_runs_twice_in_a_storm(open_scheduler: Open,
     metrics = check_at_rest(scheduler)
     assert metrics["tasks"]["submitted"] == len(made) + ended
     assert metrics["timeouts"] <= ended
-
-
-def check_moved(scheduler: WorkStealingScheduler) -> int:
-    return int(scheduler.get_metrics()["migrations"]["redistributed"])
 
 
 def _pids(scheduler: WorkStealingScheduler) -> list[int | None]:
