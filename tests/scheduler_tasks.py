@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -119,6 +122,22 @@ def told(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
 def wait_gone_for_good(scheduler: WorkStealingScheduler, left: int) -> None:
     """Wait until only so many agents are left, those that are leaving included."""
     wait_until(lambda: len(scheduler._dispatcher.names_of) == left, f"{left} agents left")
+
+
+def forked(inside: Callable[[], Any]) -> int:
+    """Run `inside` in a forked child; its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)  # a child that hangs must not outlive the test
+        code = 99
+        try:
+            inside()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def queued_at(scheduler: WorkStealingScheduler, agent_id: str) -> list[Task]:

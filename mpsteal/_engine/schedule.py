@@ -23,6 +23,7 @@ from itertools import chain, groupby, islice
 from operator import attrgetter
 from typing import Any
 
+from .._agent.serialize import describe
 from .._policy.matching import TIERS, Placement
 from .._policy.order import Aging
 from .._policy.rules import Rules
@@ -310,7 +311,7 @@ class Scheduling(Dispatcher):
             error = DependencyError(task.name, task.id, cause.root, cause.root_id, cause.reason)
             error.__cause__ = cause.__cause__
         else:
-            error = DependencyError(task.name, task.id, other.name, other.id, f"{type(cause).__name__}: {cause}")
+            error = DependencyError(task.name, task.id, other.name, other.id, describe(cause))
             error.__cause__ = cause
         task._resolve(False, error)
 
@@ -604,6 +605,12 @@ class Scheduling(Dispatcher):
         self.overflow.clear()
         self.urgent.drain()
         super().fail_sent(error)
+
+    def fail_unsent(self, error: BaseException) -> None:
+        """See `Dispatcher.fail_unsent`; and those that wait for others, if there are any left."""
+        super().fail_unsent(error)
+        for task in list(self.unfinished.values()):
+            task._resolve(False, error)
 
 
 NOT_NOTED = (-1, 0, 0)

@@ -9,10 +9,8 @@ The agent's side, and why it is done so, is in `_queue/levels.py`; the handshake
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from .._policy.matching import score, skill_match, tier
@@ -29,8 +27,6 @@ GROUP_SHIFT = 32
 LONG_NS = 10_000_000
 """An agent that is inside one task for longer is not busy with short ones now, whatever its mean says (ns). Shorter:
 one that has lost its core for a moment is handed nothing ahead; longer: urgent tasks become hostages of a long one."""
-
-_seq_of = attrgetter("_seq")
 
 
 def _has_deadline(task: Any) -> bool:
@@ -133,54 +129,71 @@ class Urgent:
         scheduling.locks.fence()  # who parks from here on has seen HELD, and rings
         rooms = {slot: room for slot in scheduling.slots if (room := self._room(slot))}
         given = False
-        while rooms and self.count:
-            numbers = [n for n in held.classes() if any(scheduling.can_get(n, slot) for slot in rooms)]
+        able = {n: [slot for slot in rooms if scheduling.can_get(n, slot)] for n in held.classes()} if rooms else {}
+        ranks: dict[tuple[int, int], tuple[int, float]] = {}
+        while self.count:
+            numbers = [n for n, slots in able.items() if slots]
             top = held.top(numbers) if numbers else None
             if top is None:
                 break
-            slot = self._best_of(top[1], rooms)
-            # What is left is for the others, while they are free.
-            took = self._hand(slot, top[1], numbers, max(1, min(rooms[slot], self.count // len(rooms))))
-            given = True
-            rooms[slot] -= took
+            level, number = top
+            slot = self._best_of(number, able[number], rooms, ranks)
+            if scheduling.deques.has_room(slot, level):
+                # What is left is for the others, while they are free.
+                rooms[slot] -= self._hand(slot, number, numbers, max(1, min(rooms[slot], self.count // len(rooms))))
+                given = True
+            else:
+                rooms[slot] = 0
             if rooms[slot] <= 0:
                 del rooms[slot]
+                for slots in able.values():
+                    if slot in slots:
+                        slots.remove(slot)
         if given:
             self.tell()
             scheduling.announce()
 
     def _hand(self, slot: int, number: int, numbers: list[int], most: int) -> int:
         """Give an agent the most urgent range of these classes, or its front; returns how many chunks that were."""
-        found = self._held.pop_bounded(numbers)
+        found = self._held.pop_item(numbers)
         assert found is not None
-        (lo, hi), turns, bound = found
-        tasks = self._scheduling.tasks_of(lo, hi)
-        level = tasks[0]._group >> GROUP_SHIFT
+        (lo, hi), level, turns = found
         take = min(hi - lo, most, turns)
-        if bound is not None and take > 1:
-            take = max(1, bisect_left(tasks, bound, hi=take, key=_seq_of))
         if take > 1:
             self._held.went(level, take - 1)
         if lo + take < hi:
-            self._held.add(number, level, None, tasks[take]._seq, (lo + take, hi))
+            first = self._scheduling.tasks_of(lo + take, lo + take + 1)[0]
+            self._held.add(number, level, None, first._seq, (lo + take, hi))
         self.count -= take
         self._scheduling.assign(slot, level, lo, lo + take)
         return take
 
-    def _best_of(self, number: int, rooms: dict[int, int]) -> int:
-        """The agent with room that fits best; ties go to those that are free, then to the one with most room."""
+    def _best_of(
+        self, number: int, slots: list[int], rooms: dict[int, int], ranks: dict[tuple[int, int], tuple[int, float]]
+    ) -> int:
+        """The agent with room that fits best; ties go to those that are free, then to the one with most room.
+
+        Args:
+            ranks: what was found out before, by class and slot.
+        """
         scheduling = self._scheduling
         words, layout = scheduling.words, scheduling.segment.layout
+
+        def rank(slot: int) -> tuple[tuple[int, float], int, int]:
+            if (number, slot) not in ranks:
+                ranks[number, slot] = self._fit(number, slot)
+            return ranks[number, slot], words[layout.agent(slot) + L.PARKED], rooms[slot]
+
+        return slots[0] if len(slots) == 1 else max(slots, key=rank)
+
+    def _fit(self, number: int, slot: int) -> tuple[int, float]:
+        """How well an agent fits a class, its queue apart: the tier first, then the score."""
+        scheduling = self._scheduling
         required, matching = scheduling.skills[number], scheduling.rules.matching
-
-        def rank(slot: int) -> tuple[int, float, int, int]:
-            has, (succeeded, failed) = scheduling.capabilities[slot], scheduling.outcomes[slot]
-            rate = succeeded / (succeeded + failed) if failed else 1.0
-            points = score(skill_match(required, has), 0, rate, matching.queue_weight, matching.success_weight)
-            parked = words[layout.agent(slot) + L.PARKED]
-            return -(tier(required, has, matching.wildcard) or 0), points, parked, rooms[slot]
-
-        return max((slot for slot in rooms if scheduling.can_get(number, slot)), key=rank)
+        has, (succeeded, failed) = scheduling.capabilities[slot], scheduling.outcomes[slot]
+        rate = succeeded / (succeeded + failed) if failed else 1.0
+        points = score(skill_match(required, has), 0, rate, matching.queue_weight, matching.success_weight)
+        return -(tier(required, has, matching.wildcard) or 0), points
 
     def tell(self) -> None:
         """Write into `HELD` what is held for each agent, and ring those that wait for what is gone."""

@@ -182,26 +182,23 @@ class Backlog(Generic[T]):
         self._count_out(queue)
         return item
 
-    def pop_bounded(self, numbers: Collection[int]) -> tuple[T, int, int | None] | None:
-        """`pop`, for items that stand for many tasks each, in the order of their `seq`.
+    def pop_item(self, numbers: Collection[int]) -> tuple[T, int, int] | None:
+        """`pop`, for items that stand for several tasks each.
 
         Returns:
-            The item; how many of its tasks may go before another level's turn comes; and the `seq` of the first item of
-            another class on its level, before which tasks without a deadline have to stop (None: there is none). Who
-            takes n tasks says so by `went(level, n - 1)`, and adds the rest again.
+            The item; its level; and how many of its tasks may go before another level's turn comes. Who takes n of them
+            says so by `went(level, n - 1)`, and adds the rest again.
         """
         queue = self._first(numbers)
         if queue is None:
             return None
         level, levels = queue.level, self._levels
-        fronts = [self._front(other) for n, other in levels[level].items() if n != queue.number and n in numbers]
-        bound = min(fronts)[1] if fronts else None
         self._aging.took(levels, level, 1)
         most = 1 + self._aging.steady(levels, level)
         item = heappop(queue.heap)[2]
         del self._entries[item]
         self._count_out(queue)
-        return item, most, bound
+        return item, level, most
 
     def went(self, level: int, n: int) -> None:
         """n more tasks of an item of this level were taken."""

@@ -93,6 +93,11 @@ class Deques:
         w[head + 1] = tail + 1
         return True
 
+    def has_room(self, slot: int, level: int) -> bool:
+        """Whether `push` would succeed. Parent only."""
+        head = self.layout.head(slot, level)
+        return self.words[head + 1] - self.words[head] < self.layout.geometry.entries
+
     # -- owner ----------------------------------------------------------------------------------------------------
 
     def make_take(self, slot: int) -> Callable[[], int]:

@@ -279,10 +279,10 @@ Group = tuple[int, int, int]
     asked=st.lists(st.tuples(st.sets(st.integers(0, 2), min_size=1), st.integers(1, 5)), max_size=60),
     aging_tasks=st.integers(1, 4),
 )
-def test_ranges_go_in_the_order_of_their_tasks(
+def test_items_of_many_go_in_the_order_of_their_tasks(
     groups: list[Group], asked: list[tuple[set[int], int]], aging_tasks: int
 ) -> None:
-    """`pop_bounded` with items that stand for many, against `pop` with each of them on its own."""
+    """`pop_item` with items that stand for many, against `pop` with each of them on its own."""
     single: Backlog[int] = Backlog(Aging(aging_tasks, 2))
     many: Backlog[tuple[int, int]] = Backlog(Aging(aging_tasks, 2))
     seq = 0
@@ -294,18 +294,17 @@ def test_ranges_go_in_the_order_of_their_tasks(
     for numbers, most in asked:
         top = many.top(numbers)
         assert top == single.top(numbers)
-        found = many.pop_bounded(numbers)
+        found = many.pop_item(numbers)
         if found is None or top is None:
             assert found is None and top is None and single.pop(numbers) is None
             continue
-        (lo, hi), turns, bound = found
+        (lo, hi), level, turns = found
+        assert level == top[0]
         take = min(hi - lo, most, turns)
-        if bound is not None:
-            take = max(1, min(take, bound - lo))
         if take > 1:
-            many.went(top[0], take - 1)
+            many.went(level, take - 1)
         if lo + take < hi:
-            many.add(top[1], top[0], None, lo + take, (lo + take, hi))
+            many.add(top[1], level, None, lo + take, (lo + take, hi))
         assert [single.pop(numbers) for _ in range(take)] == list(range(lo, lo + take))
 
 
