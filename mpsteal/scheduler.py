@@ -39,7 +39,7 @@ from ._queue import layout as L
 from .config import Config, load_config
 from .errors import DeadlineWarning, DependencyError, UnmatchedTaskError
 from .metrics import AgentSample, Sampler, WorkStealingMetrics
-from .tasks import Agent, Task
+from .tasks import HIGHEST, Agent, Task
 
 ENTRIES = 64
 """Ranges that an agent holds per level, as in a Pool."""
@@ -53,6 +53,7 @@ def _disown() -> None:
     ours: set[Any] = getattr(multiprocessing.process, "_children", set())
     for scheduler in list(_schedulers):
         ours.difference_update(scheduler._engine.crew.processes)
+        scheduler._state = "foreign"
 
 
 os.register_at_fork(after_in_child=_disown)
@@ -101,6 +102,9 @@ class WorkStealingScheduler:
         self._state = "new"
         self._agents: dict[str, Agent] = {}
         self._tasks: dict[int, Task] = {}
+        self._places: list[dict[frozenset[str], int]] = [{} for _ in range(HIGHEST + 1)]
+        """What the engine calls the level and class of tasks without a deadline, by priority and skills."""
+        self._refuses_unmatched = self.config.matching.on_unmatched == "error"
         self.metrics = WorkStealingMetrics()
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -150,7 +154,6 @@ class WorkStealingScheduler:
                 engine.terminate()
                 engine.join()
             raise
-        self._owner = os.getpid()
         self._state = "running"
         _schedulers.add(self)
         for agent in list(self._agents.values()):
@@ -167,7 +170,7 @@ class WorkStealingScheduler:
         if self._state in ("new", "stopped"):
             self._state = "stopped"
             return
-        if os.getpid() != self._owner:
+        if self._state == "foreign":
             return
         self._state = "stopping"
         engine = self._engine
@@ -198,15 +201,18 @@ class WorkStealingScheduler:
         raise NotImplementedError("a scheduler cannot be passed between processes or pickled")
 
     def __del__(self) -> None:
-        if getattr(self, "_state", "") == "running" and os.getpid() == self._owner:
+        if getattr(self, "_state", "") == "running":
             warnings.warn(f"unclosed running {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     def _running(self) -> Engine:
         if self._state != "running":
-            hint = {"new": "start() it first", "stopped": "make a new one"}.get(self._state, "it is stopping")
+            hints = {
+                "new": "start() it first",
+                "stopped": "make a new one",
+                "foreign": "it belongs to the process that started it, and a forked child makes its own",
+            }
+            hint = hints.get(self._state, "it is stopping")
             raise RuntimeError(f"the scheduler is not running; {hint}")
-        if os.getpid() != self._owner:
-            raise RuntimeError("the scheduler belongs to the process that started it, a forked child makes its own")
         return self._engine
 
     # -- agents ---------------------------------------------------------------------------------------------------
@@ -367,28 +373,40 @@ class WorkStealingScheduler:
             raise TypeError(f"a Task is wanted, not {task!r}")
         if task._scheduler is not None:
             raise ValueError(f"{task!r} was submitted before; a task runs once")
-        rules, dispatcher = self.config, self._dispatcher
-        protected = task.priority >= rules.order.protected_from
-        skills = task.skill_requirements
-        number = dispatcher.classes[protected].get(skills)
-        if number is None:
-            number = self._engine.call(lambda: dispatcher.number_of(skills, protected=protected))
-        if rules.matching.on_unmatched == "error":
-            matched = self._engine.call(lambda: bool(dispatcher.placement.agents_of(number)))
-            if not matched:
-                raise UnmatchedTaskError(task.name, dispatcher.placement.missing(number))
+        place = self._places[task.priority].get(task.skill_requirements)
+        if place is None or task.deadline is not None or self._refuses_unmatched:
+            place = self._find_place(task)
         waits_for: tuple[Task, ...] = ()
-        if task.dependencies or Task in map(type, task.args) or Task in map(type, task.kwargs.values()):
+        if (
+            task.dependencies
+            or Task in map(type, task.args)
+            or (task.kwargs and Task in map(type, task.kwargs.values()))
+        ):
             waits_for = tuple(self._find_dependencies(task, group))
-        is_urgent = protected or task.deadline is not None
-        level = LEVELS_PER_PRIORITY * (task.priority - 1) + is_urgent
-        task._prepare(self, level << GROUP_SHIFT | number, waits_for)
+        task._prepare(self, place, waits_for)
         if task.deadline is not None:
             try:
                 self._check_deadline(task)
             except BaseException:  # where warnings are errors: it is not submitted
                 task._scheduler = None
                 raise
+
+    def _find_place(self, task: Task) -> int:
+        """The level and class of a task, as the engine's `_group`. Kept for the next of that priority and skills."""
+        rules, dispatcher, skills = self.config, self._dispatcher, task.skill_requirements
+        protected = task.priority >= rules.order.protected_from
+        number = dispatcher.classes[protected].get(skills)
+        if number is None:
+            number = self._engine.call(lambda: dispatcher.number_of(skills, protected=protected))
+        if self._refuses_unmatched:
+            matched = self._engine.call(lambda: bool(dispatcher.placement.agents_of(number)))
+            if not matched:
+                raise UnmatchedTaskError(task.name, dispatcher.placement.missing(number))
+        is_urgent = protected or task.deadline is not None
+        place: int = LEVELS_PER_PRIORITY * (task.priority - 1) + is_urgent << GROUP_SHIFT | number
+        if task.deadline is None:
+            self._places[task.priority][skills] = place
+        return place
 
     def _find_dependencies(self, task: Task, group: Mapping[int, Task] | None) -> Iterator[Task]:
         """The tasks to wait for. Those that are over and went well need no waiting."""
