@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._engine.balance import Rebalancing
     from .context import get_context
     from .errors import (
         AgentDiedError,
@@ -52,6 +53,7 @@ __all__ = [
     "Pool",
     "PoolStats",
     "PoolTerminatedError",
+    "Rebalancing",
     "RemoteError",
     "SegmentFullError",
     "Task",
@@ -64,6 +66,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "_engine.balance": ("Rebalancing",),
     "context": ("get_context",),
     "errors": (
         "AgentDiedError",

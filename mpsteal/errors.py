@@ -146,7 +146,7 @@ class TaskTimeoutError(MpstealError, TimeoutError):
         self.task, self.timeout_s = task, timeout_s
 
     def __str__(self) -> str:
-        return f"task {self.task!r} ran for longer than its {self.timeout_s:g} s; its agent was ended and replaced"
+        return f"task {self.task!r} ran for longer than its {self.timeout_s:g} s; its agent was ended with it"
 
 
 class UnmatchedTaskError(MpstealError):

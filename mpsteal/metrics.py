@@ -75,6 +75,7 @@ class WorkStealingMetrics:
     throughput_per_s: float = 0.0
     sampled_at: float = 0.0
     started_at: float = field(default_factory=time.time)
+    stopped_at: float = 0.0
 
     @property
     def finished(self) -> int:
@@ -87,7 +88,7 @@ class WorkStealingMetrics:
 
     def counters(self) -> dict[str, Any]:
         """Everything that does not depend on the agents at hand, as plain data."""
-        uptime_s = max(1e-9, time.time() - self.started_at)
+        uptime_s = max(1e-9, (self.stopped_at or time.time()) - self.started_at)
         return {
             "uptime_s": uptime_s,
             "tasks": {

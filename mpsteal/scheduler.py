@@ -101,6 +101,8 @@ class WorkStealingScheduler:
         self._geometry = geometry or {}
         self._state = "new"
         self._agents: dict[str, Agent] = {}
+        self._leaving: list[Agent] = []
+        """Agents that were removed and are not gone yet."""
         self._tasks: dict[int, Task] = {}
         self._places: list[dict[frozenset[str], int]] = [{} for _ in range(HIGHEST + 1)]
         """What the engine calls the level and class of tasks without a deadline, by priority and skills."""
@@ -182,6 +184,7 @@ class WorkStealingScheduler:
             engine.terminate()
         engine.join()
         self._sampler.stop()
+        self.metrics.stopped_at = time.time()
         self._when_collected.detach()
         self._state = "stopped"
 
@@ -277,18 +280,23 @@ class WorkStealingScheduler:
             agent = self._agents.pop(agent_id, None)
             if agent is None:
                 raise KeyError(f"there is no agent {agent_id!r}")
+            self._leaving = [left for left in self._leaving if self._agent_row(left) is not None]
             if self._dispatcher.names_of.get(agent._slot) == agent_id:
+                self._leaving.append(agent)
                 self._dispatcher.remove_agent(agent._slot, drain=drain)
 
         engine.call(remove)
 
     def request_work(self, agent_id: str) -> Rebalancing:
-        """Have an agent get up to `balancing.max_tasks` from the busiest that has something for it.
+        """Have an agent get up to `balancing.max_tasks` from the busiest that has more, and something for it.
 
         Raises KeyError when there is no such agent.
         """
         engine = self._running()
-        slot, dispatcher = self._agents[agent_id]._slot, self._dispatcher
+        agent, dispatcher = self._agents.get(agent_id), self._dispatcher
+        if agent is None:
+            raise KeyError(f"there is no agent {agent_id!r}")
+        slot = agent._slot
 
         def feed() -> Rebalancing:
             # The slot of one that died and was not replaced may be another's.
@@ -401,7 +409,7 @@ class WorkStealingScheduler:
         if self._refuses_unmatched:
             matched = self._engine.call(lambda: bool(dispatcher.placement.agents_of(number)))
             if not matched:
-                raise UnmatchedTaskError(task.name, dispatcher.placement.missing(number))
+                raise UnmatchedTaskError(task.name, dispatcher.missing(number))
         is_urgent = protected or task.deadline is not None
         place: int = LEVELS_PER_PRIORITY * (task.priority - 1) + is_urgent << GROUP_SHIFT | number
         if task.deadline is None:
@@ -479,8 +487,8 @@ class WorkStealingScheduler:
             attempted += row["steals"] + row["steals_failed"]
             stolen += row["chunks_stolen"]
             repairs += row["repairs"]
-        for name, agent in list(self._agents.items()):
-            look = self._agent_row(agent)
+        for agent in self._all_agents():
+            name, look = agent.agent_id, self._agent_row(agent)
             if look is None:
                 continue
             sample = self.metrics.samples.get(name) or AgentSample()
@@ -495,6 +503,7 @@ class WorkStealingScheduler:
                 "state": look.state,
                 "capabilities": sorted(agent.capabilities),
                 "queue_length": look.queue_length,
+                "queue_depth": sample.queue_depth,
                 "current_task": None if look.current_task is None else look.current_task.id,
                 "done": succeeded,
                 "failed": failed,
@@ -527,6 +536,10 @@ class WorkStealingScheduler:
         out["sampled_at"] = self.metrics.sampled_at
         out["per_agent"] = per_agent
         return out
+
+    def _all_agents(self) -> list[Agent]:
+        """Those that were removed and may still be there first: a new one may have the id of one of them."""
+        return [*self._leaving, *list(self._agents.values())]
 
     def _agent_row(self, agent: Agent) -> AgentRow | None:
         """One look at an agent; None when it is gone."""
@@ -563,8 +576,7 @@ class WorkStealingScheduler:
     def _is_running(self, task: Task) -> bool:
         """Whether some agent runs this task right now."""
         return any(
-            (row := self._agent_row(agent)) is not None and row.current_task is task
-            for agent in list(self._agents.values())
+            (row := self._agent_row(agent)) is not None and row.current_task is task for agent in self._all_agents()
         )
 
 

@@ -244,6 +244,7 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
         """Withdraw the task if it has not started: True means that it never runs."""
         scheduler = self._scheduler
         if scheduler is not None and not self._is_finished:
+            self._check_waitable()
             scheduler._engine.cancel(self)
         return self._state == futures.CANCELLED_AND_NOTIFIED
 
@@ -270,17 +271,20 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
             if self._exception is None:
                 return self._result
             raise self._exception
-        self._check_submitted()
+        self._check_waitable()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the call raised; None if it succeeded. Waits, and raises, as `result` does."""
         if self._state == futures.FINISHED:
             return self._exception
-        self._check_submitted()
+        self._check_waitable()
         return super().exception(timeout)
 
-    def _check_submitted(self) -> None:
+    def _check_waitable(self) -> None:
+        """Refuse to wait for what cannot come."""
+        if self._scheduler is not None and self._scheduler._state == "foreign" and not self.done():
+            raise RuntimeError(f"{self!r} belongs to the process that submitted it, and ends there")
         if self._scheduler is None and not self._is_finished:
             raise RuntimeError(f"{self!r} was not submitted")
 
@@ -431,7 +435,8 @@ def _check_seconds(name: str, value: float, *, may_be_past: bool = False) -> Non
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not math.isfinite(value) or (value <= 0 and not may_be_past):
-        raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}; None means none")
+        least = "" if may_be_past else " above 0"
+        raise ValueError(f"{name} must be a finite number of seconds{least}, not {value!r}; None means none")
 
 
 def _result_of(value: Any) -> Any:

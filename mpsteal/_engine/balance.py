@@ -72,14 +72,18 @@ class Balancer:
         return self._carry_out(moves, before, began)
 
     def feed(self, slot: int) -> Rebalancing:
-        """An agent asks for work: up to `balancing.max_tasks` from the busiest that has something for it."""
+        """An agent asks for work: up to `balancing.max_tasks` from the busiest that has more, and something for it.
+
+        What is queued there and it cannot run is no failure.
+        """
         began = time.perf_counter()
         before = self.lengths()
         wanted = self._scheduling.rules.balancing.max_tasks
-        for source in sorted((s for s in before if s != slot and before[s]), key=lambda s: -before[s]):
+        mine = before.get(slot, 0)
+        for source in sorted((s for s in before if before[s] > mine), key=lambda s: -before[s]):
             if self._may_go(source, slot):
                 count = min(wanted, self._scheduling.deques.queued_at(source, self._movable_levels))
-                report = self._carry_out([(source, slot, count)], before, began)
+                report = self._carry_out([(source, slot, count)], before, began, exact=False)
                 if report.moved:
                     return report
         return self._carry_out([], before, began)
@@ -91,7 +95,9 @@ class Balancer:
             return False
         return any(scheduling.deques.last_range(source, level, target) >= 0 for level in self._movable_levels)
 
-    def _carry_out(self, moves: Iterable[tuple[int, int, int]], before: dict[int, int], began: float) -> Rebalancing:
+    def _carry_out(
+        self, moves: Iterable[tuple[int, int, int]], before: dict[int, int], began: float, *, exact: bool = True
+    ) -> Rebalancing:
         scheduling = self._scheduling
         done: list[tuple[str, str, int]] = []
         failed = 0
@@ -100,7 +106,8 @@ class Balancer:
             for level, lo, hi in scheduling.deques.take_back(source, count, self._movable_levels, target) or ():
                 scheduling.assign(target, level, lo, hi)
                 moved += hi - lo
-            failed += count - moved
+            if exact or not moved:
+                failed += count - moved
             if moved:
                 done.append((scheduling.names_of[source], scheduling.names_of[target], moved))
         scheduling.announce()

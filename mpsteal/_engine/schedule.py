@@ -150,6 +150,10 @@ class Scheduling(Dispatcher):
     def _class_of(self, chunk: int) -> int:
         return self.words[self.segment.layout.chunk(chunk) + L.SLOT_FLAGS] >> L.CLASS_SHIFT
 
+    def missing(self, number: int) -> frozenset[str]:
+        """Skills of a class that the nearest agent lacks; none when there is no agent at all."""
+        return self.placement.missing(number) if self.names_of else frozenset()
+
     def can_get(self, number: int, slot: int) -> bool:
         """Whether a class may be given to an agent: it has the skills, and is not on its way out."""
         return slot not in self.crew.leaving and self.placement.can_run(number, slot)
@@ -435,7 +439,7 @@ class Scheduling(Dispatcher):
             return
         self._told.add(number)
         task = self.pages.sink_of(chunk)
-        lacks = ", ".join(sorted(self.placement.missing(number))) if self.names_of else ""
+        lacks = ", ".join(sorted(self.missing(number))) if self.names_of else ""
         why = f"the nearest agent lacks: {lacks}" if lacks else "no agent is registered"
         logger.warning("mpsteal: no agent can run task %d (%r), so it waits; %s", task.id, task.name, why)
 
@@ -551,7 +555,7 @@ class Scheduling(Dispatcher):
             for chunk in waiting:
                 task = self.pages.sink_of(chunk)
                 if task is not None:
-                    error = UnmatchedTaskError(task.name, self.placement.missing(number))
+                    error = UnmatchedTaskError(task.name, self.missing(number))
                     self.collector.finish(chunk, False, error)
 
     # -- withdrawing ----------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ class Urgent:
     def _best_of(
         self, number: int, slots: list[int], rooms: dict[int, int], ranks: dict[tuple[int, int], tuple[int, float]]
     ) -> int:
-        """The agent with room that fits best; ties go to those that are free, then to the one with most room.
+        """The agent with room that fits best: by tier, then those that are free, then by score, then by room.
 
         Args:
             ranks: what was found out before, by class and slot.
@@ -179,10 +179,11 @@ class Urgent:
         scheduling = self._scheduling
         words, layout = scheduling.words, scheduling.segment.layout
 
-        def rank(slot: int) -> tuple[tuple[int, float], int, int]:
+        def rank(slot: int) -> tuple[int, int, float, int]:
             if (number, slot) not in ranks:
                 ranks[number, slot] = self._fit(number, slot)
-            return ranks[number, slot], words[layout.agent(slot) + L.PARKED], rooms[slot]
+            its_tier, points = ranks[number, slot]
+            return its_tier, words[layout.agent(slot) + L.PARKED], points, rooms[slot]
 
         return slots[0] if len(slots) == 1 else max(slots, key=rank)
 

@@ -27,6 +27,7 @@ class FakeScheduler:
 
     def __init__(self) -> None:
         self.finished: list[Task] = []
+        self._state = "running"
         self._dispatcher = SimpleNamespace(
             finished=lambda task, ok, value: self.finished.append(task), unfinished={}, ended={}
         )
