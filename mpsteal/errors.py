@@ -19,13 +19,13 @@ class AgentDiedError(MpstealError):
     """The agent that was running this task died before the result was committed.
 
     Attributes:
-        agent: slot number of the agent, counted from 0.
+        agent: slot number of the agent, counted from 0; of a scheduler, its id.
         pid: its process id.
         exitcode: as in `multiprocessing.Process.exitcode`; negative is a signal number.
         task: what it ran, in words.
     """
 
-    def __init__(self, agent: int, pid: int, exitcode: int | None, task: str) -> None:
+    def __init__(self, agent: int | str, pid: int, exitcode: int | None, task: str) -> None:
         super().__init__(agent, pid, exitcode, task)
         self.agent, self.pid, self.exitcode, self.task = agent, pid, exitcode, task
 
@@ -41,7 +41,7 @@ class AgentDiedError(MpstealError):
                 how = f"was killed by signal {-self.exitcode}"
         else:
             how = f"exited with code {self.exitcode}"
-        return f"agent {self.agent} (pid {self.pid}) {how} while it ran {self.task}"
+        return f"agent {self.agent!r} (pid {self.pid}) {how} while it ran {self.task}"
 
 
 class AgentStartError(MpstealError):
@@ -149,23 +149,29 @@ class TaskTimeoutError(MpstealError, TimeoutError):
         return f"task {self.task!r} ran for longer than its {self.timeout_s:g} s; its agent was ended with it"
 
 
+def why_unmatched(missing: frozenset[str], needs_names: bool) -> str:
+    """Why no agent can run a task, in words."""
+    if not missing:
+        return "no agent is registered"
+    hint = "; its priority is protected, and wants every skill by name (matching.protected)" if needs_names else ""
+    return f"the nearest agent lacks: {', '.join(sorted(missing))}{hint}"
+
+
 class UnmatchedTaskError(MpstealError):
     """No agent can run this task, and none will come.
 
     Attributes:
         task: its name.
-        missing: skills that the nearest agent lacks.
+        missing: skills that the nearest agent lacks; none where there is no agent.
+        needs_names: whether an agent with the wildcard would do if the task's priority were not protected.
     """
 
-    def __init__(self, task: str, missing: frozenset[str] | set[str]) -> None:
-        super().__init__(task, missing)
-        self.task, self.missing = task, frozenset(missing)
+    def __init__(self, task: str, missing: frozenset[str] | set[str], needs_names: bool = False) -> None:
+        super().__init__(task, missing, needs_names)
+        self.task, self.missing, self.needs_names = task, frozenset(missing), needs_names
 
     def __str__(self) -> str:
-        lacks = ", ".join(sorted(self.missing))
-        return f"no agent can run task {self.task!r}: " + (
-            f"the nearest one lacks {lacks}" if lacks else "there is none"
-        )
+        return f"no agent can run task {self.task!r}: {why_unmatched(self.missing, self.needs_names)}"
 
 
 class DeadlineWarning(UserWarning):

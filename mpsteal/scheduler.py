@@ -14,6 +14,7 @@ The same engine as a Pool's stands behind it. Every method may be called from an
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import multiprocessing.util
 import os
@@ -40,6 +41,8 @@ from .config import Config, load_config
 from .errors import DeadlineWarning, DependencyError, UnmatchedTaskError
 from .metrics import AgentSample, Sampler, WorkStealingMetrics
 from .tasks import HIGHEST, Agent, Task
+
+logger = logging.getLogger("mpsteal")
 
 ENTRIES = 64
 """Ranges that an agent holds per level, as in a Pool."""
@@ -77,7 +80,7 @@ class WorkStealingScheduler:
         config: a path to a YAML file, a mapping, a `Config`, or None for the defaults. Single keys by keyword, sections
             joined with two underscores: `WorkStealingScheduler(strategy="pull", balancing__interval_s=5)`.
         initializer, initargs: called in each agent's process as it starts. If it raises, every task raises that.
-        context: a `multiprocessing` context; None: the default start method.
+        context: a `multiprocessing` context, or the name of a start method; None: the default one.
 
     Raises:
         ConfigError: the configuration is wrong; it says where and how.
@@ -97,7 +100,9 @@ class WorkStealingScheduler:
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         self._initializer, self._initargs = initializer, tuple(initargs)
-        self._ctx = context or multiprocessing.get_context()
+        self._ctx: Any = (
+            multiprocessing.get_context(context) if context is None or isinstance(context, str) else context
+        )
         self._geometry = geometry or {}
         self._state = "new"
         self._agents: dict[str, Agent] = {}
@@ -147,7 +152,9 @@ class WorkStealingScheduler:
                 assert isinstance(engine.dispatcher, Scheduling)
                 self._dispatcher: Scheduling = engine.dispatcher
                 self._tasks = engine.dispatcher.unfinished
-                engine.at_exit = multiprocessing.util.Finalize(None, engine.stop_at_exit, exitpriority=15)
+                engine.at_exit = multiprocessing.util.Finalize(
+                    None, _stop_at_exit, (engine, engine.dispatcher.unfinished), exitpriority=15
+                )
                 self._sampler = Sampler(self.metrics, _make_look(self), rules.metrics.sample_s)
                 self._when_collected = weakref.finalize(self, _stop_collected, engine, self._sampler)
                 self._when_collected.atexit = False
@@ -265,7 +272,7 @@ class WorkStealingScheduler:
             raise
         agent._scheduler = self
 
-    def remove_agent(self, agent_id: str, drain: bool = True) -> None:
+    def remove_agent(self, agent_id: str | Agent, drain: bool = True) -> None:
         """Let an agent go; others get what is queued there. Returns at once.
 
         Args:
@@ -275,24 +282,26 @@ class WorkStealingScheduler:
         Raises KeyError when there is no such agent.
         """
         engine = self._running()
+        name = agent_id.agent_id if isinstance(agent_id, Agent) else agent_id
 
         def remove() -> None:
-            agent = self._agents.pop(agent_id, None)
+            agent = self._agents.pop(name, None)
             if agent is None:
-                raise KeyError(f"there is no agent {agent_id!r}")
+                raise KeyError(f"there is no agent {name!r}")
             self._leaving = [left for left in self._leaving if self._agent_row(left) is not None]
-            if self._dispatcher.names_of.get(agent._slot) == agent_id:
+            if self._dispatcher.names_of.get(agent._slot) == name:
                 self._leaving.append(agent)
                 self._dispatcher.remove_agent(agent._slot, drain=drain)
 
         engine.call(remove)
 
-    def request_work(self, agent_id: str) -> Rebalancing:
+    def request_work(self, agent_id: str | Agent) -> Rebalancing:
         """Have an agent get up to `balancing.max_tasks` from the busiest that has more, and something for it.
 
         Raises KeyError when there is no such agent.
         """
         engine = self._running()
+        agent_id = agent_id.agent_id if isinstance(agent_id, Agent) else agent_id
         agent, dispatcher = self._agents.get(agent_id), self._dispatcher
         if agent is None:
             raise KeyError(f"there is no agent {agent_id!r}")
@@ -344,6 +353,8 @@ class WorkStealingScheduler:
         Raises what `submit_task` raises, and ValueError when they depend on each other in a circle.
         """
         engine = self._running()
+        if isinstance(tasks, Task):
+            raise TypeError("submit_tasks takes a collection of tasks; submit_task takes one")
         tasks = list(tasks)
         for task in tasks:
             if not isinstance(task, Task):
@@ -378,7 +389,7 @@ class WorkStealingScheduler:
     def _prepare(self, task: Task, group: Mapping[int, Task] | None) -> None:
         """Check one task and make it ready for the engine."""
         if not isinstance(task, Task):
-            raise TypeError(f"a Task is wanted, not {task!r}")
+            raise TypeError(f"a Task is wanted, not {task!r}; submit_tasks takes many")
         if task._scheduler is not None:
             raise ValueError(f"{task!r} was submitted before; a task runs once")
         place = self._places[task.priority].get(task.skill_requirements)
@@ -409,7 +420,7 @@ class WorkStealingScheduler:
         if self._refuses_unmatched:
             matched = self._engine.call(lambda: bool(dispatcher.placement.agents_of(number)))
             if not matched:
-                raise UnmatchedTaskError(task.name, dispatcher.missing(number))
+                raise UnmatchedTaskError(task.name, dispatcher.missing(number), dispatcher.needs_names(number))
         is_urgent = protected or task.deadline is not None
         place: int = LEVELS_PER_PRIORITY * (task.priority - 1) + is_urgent << GROUP_SHIFT | number
         if task.deadline is None:
@@ -451,6 +462,8 @@ class WorkStealingScheduler:
 
         Raises KeyError for an id that is not that of an unfinished task.
         """
+        if not isinstance(task, (int, Task)):
+            raise TypeError(f"a Task or the id of one is wanted, not {task!r}")
         return (self._tasks[task] if isinstance(task, int) else task).cancel()
 
     def wait_all(self, timeout: float | None = None) -> bool:
@@ -615,6 +628,15 @@ def _make_look(scheduler: WorkStealingScheduler) -> Callable[[], list[tuple[str,
         return [(name, row.pid, row.busy_ns, row.queue_length) for name, row in rows if row is not None and row.pid]
 
     return look
+
+
+def _stop_at_exit(engine: Engine, unfinished: dict[int, Task]) -> None:
+    if unfinished and os.getpid() == engine.owner_pid:
+        logger.warning(
+            "mpsteal: the program ends and %d tasks of a scheduler are not over; stop() and `with` wait for them",
+            len(unfinished),
+        )
+    engine.stop_at_exit()
 
 
 def _affordable_slots() -> int:

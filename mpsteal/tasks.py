@@ -34,6 +34,9 @@ def _epoch(monotonic_ns: int) -> float | None:
     return (monotonic_ns + _WALL_NS) / 1e9 if monotonic_ns else None
 
 
+EPOCH_S = 1e9
+"""A deadline of more seconds is taken for a point in time that was given by mistake (30 years)."""
+
 SKILL_SETS_KEPT = 10_000
 
 _skill_sets: dict[tuple[str, ...], frozenset[str]] = {}
@@ -44,7 +47,10 @@ _skill_sets: dict[tuple[str, ...], frozenset[str]] = {}
 def _skills(what: str, skills: Iterable[str]) -> frozenset[str]:
     if isinstance(skills, str):
         raise TypeError(f"{what} must be a collection of words, not one string; write [{skills!r}]")
-    key = tuple(skills)
+    try:
+        key = tuple(skills)
+    except TypeError:
+        raise TypeError(f"{what} must be a collection of words, not {skills!r}") from None
     found = _skill_sets.get(key)
     if found is not None:
         return found
@@ -157,12 +163,18 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
             raise ValueError(f"priority must be a whole number from {LOWEST} to {HIGHEST}, not {priority!r}")
         if fn is not None and not callable(fn):
             raise TypeError(f"fn must be a callable or None, not {fn!r}")
+        if type(name) is not str:
+            raise TypeError(f"name must be a word, not {name!r}; the function goes to fn=")
+        if type(args) is not tuple:
+            args = _tuple("args", args)
+        if dependencies:
+            dependencies = _tuple("dependencies", dependencies)
         self.id = next(_ids)
         self.name = name
         self.skill_requirements = _skills("skill_requirements", skill_requirements) if skill_requirements else _NONE
         self.priority = priority
-        self.dependencies = tuple(dependencies) if dependencies else ()
-        self.fn, self.args, self.kwargs = fn, tuple(args), dict(kwargs) if kwargs else _NO_KWARGS
+        self.dependencies: tuple[Any, ...] = dependencies or ()  # type: ignore[assignment]  # a tuple by now
+        self.fn, self.args, self.kwargs = fn, args, dict(kwargs) if kwargs else _NO_KWARGS
         if fn is None and (self.args or self.kwargs):
             raise ValueError("a task without fn is a marker and takes no arguments")
         self.deadline, self.timeout, self.retries, self.cost = deadline, timeout, retries, cost
@@ -174,6 +186,11 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
             raise ValueError(f"retries must be a whole number from 0 on, not {retries!r}")
         if deadline is not None and not isinstance(deadline, datetime.datetime):
             _check_seconds("deadline", deadline, may_be_past=True)
+            if deadline > EPOCH_S:
+                raise ValueError(
+                    f"deadline counts seconds from the submission on, and {deadline!r} are {deadline / 31_557_600:.0f} "
+                    "years; a point in time is a datetime"
+                )
         self._created_ns = time.monotonic_ns()
         self._scheduler: WorkStealingScheduler | None = None
         self._state = futures.PENDING
@@ -431,9 +448,19 @@ _conditions: dict[int, threading.Condition] = {}
 """Locks of unfinished tasks that somebody has looked at, by id; see `Task`."""
 
 
+def _tuple(what: str, values: Any) -> tuple[Any, ...]:
+    if isinstance(values, (str, bytes, Task)):
+        raise TypeError(f"{what} must be a collection, not {values!r}; write [{values!r}]")
+    try:
+        return tuple(values)
+    except TypeError:
+        raise TypeError(f"{what} must be a collection, not {values!r}") from None
+
+
 def _check_seconds(name: str, value: float, *, may_be_past: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+        or_a_time = " or a datetime" if may_be_past else ""
+        raise TypeError(f"{name} must be a number of seconds{or_a_time}, not {value!r}")
     if not math.isfinite(value) or (value <= 0 and not may_be_past):
         least = "" if may_be_past else " above 0"
         raise ValueError(f"{name} must be a finite number of seconds{least}, not {value!r}; None means none")
@@ -463,7 +490,7 @@ class Agent:
         if type(agent_id) is not str or not agent_id:
             raise TypeError(f"agent_id must be a word, not {agent_id!r}")
         self.agent_id = agent_id
-        self.capabilities = _skills("capabilities", capabilities)
+        self.capabilities = _skills("capabilities", capabilities or ())
         self._scheduler: WorkStealingScheduler | None = None
         self._slot = -1
 

@@ -152,6 +152,8 @@ class Agent:
                 if chunk != ASK:
                     if not self.find_work():
                         return
+                elif words[L.STOP]:
+                    return  # what is held will not come any more
                 elif not self.ask():
                     chunk = take(True)
                 rung = _now()
@@ -335,18 +337,27 @@ class Agent:
     def ask(self) -> bool:
         """The parent holds something more urgent: park, so that it hands it over. False when it does not answer.
 
-        Bounded, since the parent's main thread may be in one long C call: then we go on with what we have.
+        Bounded, since the parent's main thread may be in one long C call: then we go on with what we have, and wait no
+        more before it has looked.
         """
         assert self.rules is not None
         words = self.words
+        looked = words[L.LOOKED_NS]
+        if looked == self._silent_since:
+            return False
         words[self.base + L.PARKED] = 1
         self.locks.fence()
         answered = bool(words[L.STOP] or words[self.base + L.LEAVE]) or not self._is_more_urgent_held()
         if not answered:
             self.ring_parent()
             answered = self._wait(self.rules.ask_ms)
+            if not answered:
+                self._silent_since = looked
         self._unpark()
         return answered
+
+    _silent_since = -1
+    """When the parent had last looked, as we asked and got no answer."""
 
     def _is_more_urgent_held(self) -> bool:
         """Whether the parent holds something more urgent than all that is queued here. Looked at again once we are

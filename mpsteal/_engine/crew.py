@@ -202,7 +202,7 @@ class Crew:
             claim = self._take_over(slot)
             if claim is not None:
                 del self._dead[slot]
-                state = self._settle(slot, agent, claim)
+                state = self._settle(slot, agent, claim, replacing=replacing)
                 if replacing and slot in self._slots and state != L.INIT_FAILED and failed is None:
                     failed = self._replace(agent, state)
         for slot, (at, tries) in list(self._respawn_at.items()):
@@ -220,7 +220,7 @@ class Crew:
         self._collector.collect(slot)
         return self._deques.repair_dead(slot)
 
-    def _settle(self, slot: int, agent: AgentProcess, claim: int) -> int:
+    def _settle(self, slot: int, agent: AgentProcess, claim: int, *, replacing: bool) -> int:
         """An agent is gone: bury it, and fail what it ran. Returns the state it was in."""
         # What it leaves can be stolen, and a finished theft may just have brought more; nobody else rings for it.
         self._dispatcher.ring_parked(self._deques.queued(slot))
@@ -241,7 +241,7 @@ class Crew:
             if error is not None:
                 self._collector.finish(claim, False, error)
         words[base + L.LOADED] = L.NONE  # what it had read is read anew if it runs again, here or elsewhere
-        self._dispatcher.gone(slot, for_good=slot in self.leaving)
+        self._dispatcher.gone(slot, for_good=slot in self.leaving, is_end=not replacing)
         self.leaving.discard(slot)
         return state
 
@@ -259,12 +259,12 @@ class Crew:
                 return AgentStartError(
                     f"{self._failures_in_row} agents in a row died before they could take a task (the last one "
                     f"with exit code {agent.exitcode}); look at their output above, often the main module cannot be "
-                    "imported"
+                    "imported, or starts the pool again without `if __name__ == '__main__'`"
                 )
         if state != L.LEAVING:
-            pid, code = agent.process.pid, agent.exitcode
-            name = self._dispatcher.agent_name(agent.slot)
-            logger.warning("mpsteal: agent %s (pid %d) died with exit code %s; replaced", name, pid, code)
+            logger.warning(
+                "mpsteal: %s; replaced", self._dispatcher.obituary(agent.slot, agent.process.pid, agent.exitcode)
+            )
         return self._respawn(agent.slot, 0)
 
     def _respawn(self, slot: int, tries: int) -> BaseException | None:

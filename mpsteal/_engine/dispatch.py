@@ -492,9 +492,9 @@ class Dispatcher:
         """Ranges of chunks that have their numbers and are not handed out; some may be empty."""
         yield from self.backlog
 
-    def agent_name(self, slot: int) -> str:
-        """An agent, for people."""
-        return str(slot)
+    def obituary(self, slot: int, pid: int, exitcode: int | None) -> str:
+        """What became of an agent that is gone, for people."""
+        return f"agent {slot} (pid {pid}) died with exit code {exitcode}"
 
     def describe(self, chunk: int) -> str:
         """A chunk that an agent has started, for people."""
@@ -520,7 +520,7 @@ class Dispatcher:
         """An agent died while it ran this chunk: what its handle gets, or None if it was queued again."""
         return error
 
-    def gone(self, slot: int, *, for_good: bool) -> None:
+    def gone(self, slot: int, *, for_good: bool, is_end: bool) -> None:
         """A dead agent is settled. Its ranges stay where they are: others steal them, or the next one takes them."""
 
     # -- giving up ------------------------------------------------------------------------------------------------

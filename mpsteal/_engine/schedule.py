@@ -29,7 +29,14 @@ from .._policy.order import Aging
 from .._policy.rules import Rules
 from .._queue import layout as L
 from .._queue.manager import agent_status
-from ..errors import AgentDiedError, DependencyError, TaskCancelledError, TaskTimeoutError, UnmatchedTaskError
+from ..errors import (
+    AgentDiedError,
+    DependencyError,
+    TaskCancelledError,
+    TaskTimeoutError,
+    UnmatchedTaskError,
+    why_unmatched,
+)
 from .balance import Balancer
 from .dispatch import Batch, Dispatcher
 from .limits import Limits
@@ -105,6 +112,8 @@ class Scheduling(Dispatcher):
         self._failing: deque[tuple[Any, Any]] = deque()
         self._is_failing = False
         self._moving: set[int] = set()
+        self._why_ended: dict[int, str] = {}
+        """Why an agent was ended that is about to be replaced, in words, by slot."""
         self._lengths_due = 0.0
         movable = tuple(reversed(range(LEVELS_PER_PRIORITY * (order.protected_from - 1))))
         urgent_levels = tuple(range(LEVELS - 1, 0, -LEVELS_PER_PRIORITY))
@@ -153,6 +162,12 @@ class Scheduling(Dispatcher):
     def missing(self, number: int) -> frozenset[str]:
         """Skills of a class that the nearest agent lacks; none when there is no agent at all."""
         return self.placement.missing(number) if self.names_of else frozenset()
+
+    def needs_names(self, number: int) -> bool:
+        """Whether agents with the wildcard are there and do not help: a protected class may want skills by name."""
+        wildcard = self.rules.matching.wildcard
+        has_one = any(wildcard in has for has in self.capabilities.values())
+        return has_one and number in self.classes[True].values() and number not in self.classes[False].values()
 
     def can_get(self, number: int, slot: int) -> bool:
         """Whether a class may be given to an agent: it has the skills, and is not on its way out."""
@@ -218,12 +233,14 @@ class Scheduling(Dispatcher):
                 if not self.placement.agents_of(self._class_of(lo)):
                     self._tell_unmatched(lo, self._class_of(lo))
 
-    def gone(self, slot: int, *, for_good: bool) -> None:
+    def gone(self, slot: int, *, for_good: bool, is_end: bool = False) -> None:
         """A dead agent is settled: others get its queue, unless only one task's time was over."""
         ended_for_limit = self.limits.settled(slot)
         self.urgent.changed = True
-        if not for_good and not self.rules.agents.replace_dead:
-            logger.warning("mpsteal: agent %s died and is not replaced", self.agent_name(slot))
+        if is_end and not for_good:
+            return  # all agents leave
+        if not for_good and not ended_for_limit and not self.rules.agents.replace_dead:
+            logger.warning("mpsteal: agent %r died and is not replaced", self.names_of[slot])
             self._retire(slot)
             for_good = True
         if for_good:
@@ -279,8 +296,10 @@ class Scheduling(Dispatcher):
         # Neighbours of one group share a range, and many ranges fill the deques; few may stand as they were submitted.
         ready.sort(key=_level_of if len(ready) <= KEEP_ORDER else _group_of, reverse=True)
         calls = deque(ready)
-        self._pickle(batch, calls)
-        pending.extendleft(reversed(calls))  # the slab was full
+        try:
+            self._pickle(batch, calls)
+        finally:
+            pending.extendleft(reversed(calls))  # the slab was full, or there was no memory
         slots = batch.slots
         for i, task in enumerate(batch.sinks):
             number = task._group & _CLASS_MASK
@@ -439,8 +458,7 @@ class Scheduling(Dispatcher):
             return
         self._told.add(number)
         task = self.pages.sink_of(chunk)
-        lacks = ", ".join(sorted(self.missing(number))) if self.names_of else ""
-        why = f"the nearest agent lacks: {lacks}" if lacks else "no agent is registered"
+        why = why_unmatched(self.missing(number), self.needs_names(number))
         logger.warning("mpsteal: no agent can run task %d (%r), so it waits; %s", task.id, task.name, why)
 
     # -- results --------------------------------------------------------------------------------------------------
@@ -508,10 +526,11 @@ class Scheduling(Dispatcher):
         self._tell_success(slot, self.outcomes[slot])
         if self.limits.ending.get(slot) == chunk:
             self.metrics.timeouts += 1
-            return TaskTimeoutError(task.name, task._timeout_ns / 1e9)
+            self._why_ended[slot] = f"task {task.id} ({task.name!r}) ran for longer than its {task.timeout:g} s"
+            return TaskTimeoutError(task.name, task.timeout)
         self.metrics.agent_deaths += 1
         if isinstance(error, AgentDiedError):
-            error = AgentDiedError(slot, error.pid, error.exitcode, f"{error.task} as {self.names_of[slot]!r}")
+            error = AgentDiedError(self.names_of[slot], error.pid, error.exitcode, error.task)
         if task._retries <= 0:
             return error
         task._retries -= 1
@@ -555,7 +574,7 @@ class Scheduling(Dispatcher):
             for chunk in waiting:
                 task = self.pages.sink_of(chunk)
                 if task is not None:
-                    error = UnmatchedTaskError(task.name, self.missing(number))
+                    error = UnmatchedTaskError(task.name, self.missing(number), self.needs_names(number))
                     self.collector.finish(chunk, False, error)
 
     # -- withdrawing ----------------------------------------------------------------------------------------------
@@ -594,9 +613,11 @@ class Scheduling(Dispatcher):
         for chunk in chain.from_iterable(self.unmatched.values()):
             yield chunk, chunk + 1
 
-    def agent_name(self, slot: int) -> str:
-        """See `Dispatcher.agent_name`."""
-        return repr(self.names_of.get(slot, slot))
+    def obituary(self, slot: int, pid: int, exitcode: int | None) -> str:
+        """See `Dispatcher.obituary`."""
+        name, why = self.names_of[slot], self._why_ended.pop(slot, None)
+        how = f"was ended, since {why}" if why else f"died with exit code {exitcode}"
+        return f"agent {name!r} (pid {pid}) {how}"
 
     def describe(self, chunk: int) -> str:
         """See `Dispatcher.describe`."""

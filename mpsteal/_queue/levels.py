@@ -106,7 +106,8 @@ def make_take(deques: Deques, slot: int, turns: Turns) -> Callable[[bool], int]:
             unlock()
             return EMPTY
         waiting = list(found)
-        if not ignore_held and w[held] > waiting[0] + 1:
+        asks = w[held] > waiting[0] + 1
+        if asks and not ignore_held:
             unlock()
             return ASK
         chosen = turns.choose(waiting)
@@ -116,7 +117,7 @@ def make_take(deques: Deques, slot: int, turns: Turns) -> Callable[[bool], int]:
         w[claim_at] = at
         w[claim] = chunk
         w[at] = chunk + 1
-        if without_lock:
+        if without_lock and not asks:
             range_at = at
         unlock()
         return chunk

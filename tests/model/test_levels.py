@@ -1,16 +1,16 @@
-"""What a scheduler adds to the queue, under every schedule: levels, classes, moves by the parent, held tasks, time limits.
+"""Levels, classes and moves by the parent: what a scheduler adds to the deques, under every schedule (D2, D4-D6).
 
-The owner's `take` is the one of `levels.py`, with the real `Aging`; the thieves are those of `deque.py`, which may rob
-some levels only; the parent pushes, moves, holds and removes. Further down the real `Agent.find_work` and `ask` meet the
-real `Urgent.give_out`, and the real `Limits` end an agent. As beside this file, a failure prints its schedule, and
-mutants show that the rules can fail.
+The owner's `take` is the one of `levels.py`, with the real `Aging`. Thieves may rob some levels only, and only what
+they can run; the parent pushes to any level, takes back, holds and removes. Scenes are explored as in
+`test_deque_schedules.py`, with a bound on preemptions where they are larger; mutants show that the rules can fail.
 """
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,12 +18,14 @@ from scene import TAKE, TRIES, Scene, mutant, mutant_of, steal
 from world import Actor, ModelLocks, Violation, World, explore, explore_randomly, seed
 
 from mpsteal._policy.order import FOREVER, Aging
+from mpsteal._policy.stealing import victims
 from mpsteal._queue import layout as L
 from mpsteal._queue import levels
-from mpsteal._queue.deque import ASK, Deques
+from mpsteal._queue.deque import ASK, EMPTY, RETRY, STOLEN
 
 Check = Callable[[], None]
 Step = Callable[[], None]
+SceneMaker = Callable[..., Check]
 
 PLAIN, URGENT = 0, 1
 """Levels: thieves may rob the first only."""
@@ -283,7 +285,7 @@ class LevelScene(Scene):
                 assert len(before) <= 1, f"told of what is held, the owner starts {before} and does not ask"
 
     def _lower_starts(self, began: int, told: int, slot: int, level: int, over: set[tuple[str, int]]) -> list[int]:
-        """What agents of a slot start below a level once they are told, until one of `over`; none if that came first."""
+        """What agents of a slot start below a level once told, until one of `over`; nothing if that came first."""
         before: list[int] = []
         for i, (name, what, chunk) in enumerate(self.world.log[began:], began):
             if (what, chunk) in over or name == "after":
@@ -308,6 +310,15 @@ def higher_level_is_pushed_while_a_thief_steals(world: World, **parts: Any) -> C
     scene = LevelScene(world, **parts)
     scene.preload(0, (0, 3))
     scene.parent(scene.push(0, URGENT, 3, 4))
+    scene.agent(0, TAKE, TAKE)
+    scene.agent(1, steal(0), TAKE)
+    return scene.check
+
+
+def owner_and_thief_want_the_same_chunk(world: World, **parts: Any) -> Check:
+    """The owner starts the second chunk of its range without the lock."""
+    scene = LevelScene(world, **parts)
+    scene.preload(0, (0, 2))
     scene.agent(0, TAKE, TAKE)
     scene.agent(1, steal(0), TAKE)
     return scene.check
@@ -458,9 +469,16 @@ def parent_keeps_the_owner_out(world: World, **parts: Any) -> Check:
 def parent_dies_with_an_agent_held(world: World, **parts: Any) -> Check:
     """The pool ends with it, but nobody may hang, and nothing run twice."""
     scene = LevelScene(world, **parts)
-    scene.preload(0, (0, 4))
-    scene.parent(scene.move(0, 1, 2), mortal=True)
-    scene.agent(0, TAKE, TAKE)
+    scene.preload(0, (0, 3))
+    scene.parent(scene.move(0, 1, 1), mortal=True)
+    scene.agent(0, TAKE, TAKE, mortal=False)
+    return scene.check
+
+
+def parent_or_a_thief_dies(world: World, **parts: Any) -> Check:
+    scene = LevelScene(world, **parts)
+    scene.preload(0, (0, 3))
+    scene.parent(scene.move(0, 1, 1), mortal=True)
     scene.agent(1, steal(0), TAKE)
     return scene.check
 
@@ -470,7 +488,7 @@ def dead_agents_queue_is_moved(world: World, **parts: Any) -> Check:
     scene.preload(0, (0, 2))
     scene.preload(0, (2, 3), level=URGENT)
     owner = scene.agent(0, TAKE, TAKE)
-    scene.agent(1, steal(0), TAKE)
+    scene.agent(1, TAKE, mortal=False)
     scene.parent(scene.bury(owner, 1))
     return scene.check
 
@@ -478,7 +496,7 @@ def dead_agents_queue_is_moved(world: World, **parts: Any) -> Check:
 def dead_thiefs_queue_is_moved(world: World, **parts: Any) -> Check:
     scene = LevelScene(world, **parts)
     scene.preload(0, (0, 3))
-    scene.agent(0, TAKE, TAKE, mortal=False)
+    scene.agent(0, TAKE, mortal=False)
     thief = scene.agent(1, steal(0), TAKE)
     scene.parent(scene.bury(thief, 0))
     return scene.check
@@ -491,3 +509,279 @@ def owner_asks(world: World, **parts: Any) -> Check:
     scene.parent(scene.held(0, 1 + URGENT), scene.held(0, 0))
     scene.agent(0, TAKE, TAKE, TAKE, TAKE)
     return scene.check
+
+
+SCENES: dict[SceneMaker, tuple[int, int]] = {
+    higher_level_is_pushed: (1, 1),
+    higher_level_is_pushed_while_a_thief_steals: (0, 1),
+    owner_and_thief_want_the_same_chunk: (1, 1),
+    thief_wants_what_is_protected: (1, 1),
+    levels_take_turns: (0, 2),
+    thief_robs_two_levels: (1, 1),
+    loot_lies_between_levels: (0, 1),
+    ranges_have_classes: (0, 2),
+    parent_pushes_a_class: (0, 1),
+    last_entry_is_used_again: (0, 1),
+    owner_robs_after_it_was_robbed: (1, 1),
+    parent_takes_back: (0, 1),
+    parent_takes_back_from_two_ranges: (1, 1),
+    parent_takes_back_what_is_stolen: (0, 2),
+    parent_takes_back_what_the_target_can_run: (0, 1),
+    parent_cancels: (0, 1),
+    parent_keeps_the_owner_out: (1, 2),
+    parent_dies_with_an_agent_held: (1, 2),
+    parent_or_a_thief_dies: (1, 1),
+    dead_agents_queue_is_moved: (1, 0),
+    dead_thiefs_queue_is_moved: (1, 0),
+    owner_asks: (1, 1),
+}
+"""How many die, and how often one is interrupted by another, in the run of every day."""
+
+
+@pytest.mark.parametrize(("scene", "limits"), SCENES.items(), ids=[scene.__name__ for scene in SCENES])
+def test_every_chunk_is_settled_once_in_its_place_and_turn(scene: SceneMaker, limits: tuple[int, int]) -> None:
+    explored = explore(scene, deaths=limits[0], preemptions=limits[1])
+    assert explored.schedules > 20, "the scene is too small to say anything"
+
+
+SMALL = [higher_level_is_pushed, parent_takes_back_from_two_ranges, parent_keeps_the_owner_out, thief_robs_two_levels]
+"""Scenes around the owner's two ways of starting a chunk, and what keeps it from either."""
+
+
+@pytest.mark.parametrize("limits", [{"memory": "tso"}, {"fenced": False}, {"fenced": False, "memory": "pso"}], ids=str)
+@pytest.mark.parametrize("scene", SMALL)
+def test_the_same_where_stores_land_late_or_owners_lock(scene: SceneMaker, limits: dict[str, Any]) -> None:
+    """Where stores may overtake each other there is no `membarrier`, so owners lock (barrier.py)."""
+    explore(scene, preemptions=2, **limits)
+
+
+def test_random_schedules() -> None:
+    """Up to three deaths. A failure names its seed; MPSTEAL_SEED=<seed> runs that schedule again."""
+    for limits in MEMORIES:
+        for scene in SCENES:
+            explore_randomly(scene, rounds=30, seed=seed(), deaths=3, **limits)
+
+
+MEMORIES: list[dict[str, Any]] = [{"memory": "sc"}, {"memory": "tso"}, {"fenced": False, "memory": "pso"}]
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("limits", MEMORIES, ids=str)
+@pytest.mark.parametrize("scene", SCENES)
+def test_every_chunk_is_settled_once_at_length(scene: SceneMaker, limits: dict[str, Any]) -> None:
+    explore(scene, deaths=1, preemptions=2, runs_limit=2_000_000, **limits)
+    explore_randomly(scene, rounds=5_000, seed=seed(), deaths=3, **limits)
+
+
+# -- the model finds ------------------------------------------------------------------------------------------------
+
+LEVELS_MUTANTS: dict[str, tuple[tuple[str, str], SceneMaker]] = {
+    "owner does not look for news": (
+        (" and w[news] == seen", ""),
+        higher_level_is_pushed,
+    ),
+    "owner reads the news after what it tells of": (
+        (
+            "        seen = w[news]  # before the look at what it tells of\n        found = first_ranges()\n",
+            "        found = first_ranges()\n        seen = w[news]\n",
+        ),
+        higher_level_is_pushed,
+    ),
+    "owner does not look for a mark": (
+        ("if not w[mark] and chunk < w[range_at + 1]", "if chunk < w[range_at + 1]"),
+        parent_keeps_the_owner_out,
+    ),
+    "owner claims after it has looked for a mark": (
+        (
+            "            w[claim] = chunk\n            if not w[mark] and chunk < w[range_at + 1]:\n",
+            "            if not w[mark] and chunk < w[range_at + 1]:\n                w[claim] = chunk\n",
+        ),
+        parent_takes_back_from_two_ranges,
+    ),
+    "range at hand is kept over a steal and a head that moves": (
+        ("        w[claim] = L.NONE\n        range_at = -1\n", "        w[claim] = L.NONE\n"),
+        last_entry_is_used_again,
+    ),
+    "claim is kept over a steal and a head that moves": (
+        ("        w[claim] = L.NONE\n        range_at", "        range_at"),
+        higher_level_is_pushed,
+    ),
+    "owner does not ask": (
+        ("asks = w[held] > waiting[0] + 1", "asks = False"),
+        owner_asks,
+    ),
+}
+"""Bugs that the model must find: what is changed in levels.py, and a scene that shows it."""
+
+
+@pytest.mark.parametrize("bug", LEVELS_MUTANTS)
+def test_model_finds_in_levels(bug: str) -> None:
+    change, scene = LEVELS_MUTANTS[bug]
+    make_take = mutant_of(levels, change)["make_take"]
+    with pytest.raises(Violation, match="The schedule:"):
+        explore(lambda world: scene(world, make_take=make_take), deaths=1, preemptions=1)
+        explore(lambda world: scene(world, make_take=make_take), deaths=1, preemptions=2)
+
+
+DEQUE_MUTANTS: dict[str, tuple[tuple[str, str], SceneMaker]] = {
+    "thief robs every level": (
+        ("in self.steal_levels:\n            at = self.last", "in self.levels:\n            at = self.last"),
+        thief_wants_what_is_protected,
+    ),
+    "thief does not look at classes": (
+        ("        if not self._has_classes:\n", "        if True:\n"),
+        ranges_have_classes,
+    ),
+    "journal without its level": (
+        ("            w[me + L.J_LEVEL] = level\n", ""),
+        thief_robs_two_levels,
+    ),
+    "parent takes back what is claimed": (
+        (
+            "                if claim == lo:\n"
+            "                    lo += 1  # its owner may be about to commit it, as in a steal\n",
+            "",
+        ),
+        parent_takes_back_from_two_ranges,
+    ),
+    "parent takes back what its target cannot run": (
+        ("if lo < hi and (runner is None or self.can_run(lo, runner)):", "if lo < hi:"),
+        parent_takes_back_what_the_target_can_run,
+    ),
+    "parent holds without a mark": (
+        ("        w[base + L.MARK] = self._parent + 1\n", ""),
+        parent_keeps_the_owner_out,
+    ),
+    "mark of a dead parent is nobody's to clear": (
+        (
+            "            w[self.layout.agent(slot) + L.MARK] = 0\n            return True\n        me",
+            "            return False\n        me",
+        ),
+        parent_dies_with_an_agent_held,
+    ),
+}
+"""The same for deque.py."""
+
+
+@pytest.mark.parametrize("bug", DEQUE_MUTANTS)
+def test_model_finds_in_deques(bug: str) -> None:
+    change, scene = DEQUE_MUTANTS[bug]
+    deques = mutant(change)
+    with pytest.raises(Violation, match="The schedule:"):
+        explore(lambda world: scene(world, deques=deques), deaths=1, preemptions=1)
+        explore(lambda world: scene(world, deques=deques), deaths=1, preemptions=2)
+
+
+def test_model_finds_the_missing_fence_of_the_parent() -> None:
+    """It marks, and looks at what the owner has claimed: without a fence each may miss the other."""
+
+    def scene(world: World) -> Check:
+        return parent_takes_back_from_two_ranges(world, locks=ModelLocks(world, barrier_works=False))
+
+    explore(scene, memory="sc", preemptions=1)
+    with pytest.raises(Violation, match="ran twice"):
+        explore(scene, memory="tso", preemptions=1)
+
+
+def test_model_finds_news_told_before_the_push() -> None:
+    def scene(world: World) -> Check:
+        scene = LevelScene(world, 1)
+        scene.preload(0, (0, 3))
+        scene.parent(scene.push(0, URGENT, 3, 4, news_first=True))
+        scene.agent(0, TAKE, TAKE, TAKE, mortal=False)
+        return scene.check
+
+    with pytest.raises(Violation, match="told of 3"):
+        explore(scene, preemptions=2)
+
+
+# -- one after the other --------------------------------------------------------------------------------------------
+
+
+def still_scene(slots: int, **geometry: Any) -> Scene:
+    """Deques at which nobody else is: every access goes through at once."""
+    return Scene(World(lambda world: lambda: None), slots, **geometry)
+
+
+@pytest.mark.parametrize("aging_tasks", [1, 2, 5])
+def test_owner_without_its_lock_takes_in_the_same_order_as_with_it(aging_tasks: int) -> None:
+    """Pushes, what is held, and turns of levels fall anywhere; `steady` and `took` stand for as many `choose`."""
+    first = seed()
+    for own in range(first, first + 150):
+        orders = []
+        for fenced in (False, True):
+            chance = random.Random(own)
+            world = World(lambda world: lambda: None, fenced=fenced)
+            scene = Scene(world, 1, levels=4, entries=64)
+            take = levels.make_take(scene.deques, 0, Aging(aging_tasks, 2))
+            base, cells, at = scene.layout.agent(0), world.cells, 0
+            order: list[int] = []
+            for _ in range(60):
+                if chance.random() < 0.3:
+                    if chance.random() < 0.7:
+                        size = chance.randint(1, 6)
+                        assert scene.deques.push(0, chance.randrange(4), at, at + size)
+                        at += size
+                    else:
+                        cells[base + L.HELD] = chance.randrange(6)
+                    cells[base + L.NEWS] += 1
+                chunk = take()
+                order.append(chunk)
+                if chunk == ASK:
+                    order.append(take(True))
+            orders.append(order)
+        assert orders[0] == orders[1], f"MPSTEAL_SEED={own}"
+
+
+def test_who_can_get_work_gets_it_and_nobody_else() -> None:
+    """`can_get_work` is what an agent looks at before it parks: wrong, it sleeps beside work, or never sleeps.
+
+    A chunk that its owner has claimed and not committed is work, too: who wants it has to come again.
+    """
+    first = seed()
+    answers = Counter[str]()
+    for own in range(first, first + 1500):
+        chance = random.Random(own)
+        scene, thief = some_deques(chance)
+        deques = scene.deques
+        had, can = deques.has_work(thief), deques.can_get_work(thief)
+        lengths = [deques.queued_at(slot, deques.steal_levels) for slot in range(scene.slots)]
+        found = [] if had else [deques.steal(thief, victim) for victim in victims(lengths, thief)]
+        verdict = STOLEN if had or STOLEN in found else RETRY if RETRY in found else EMPTY
+        assert can == (verdict != EMPTY), f"MPSTEAL_SEED={own}"
+        assert (verdict == STOLEN) == deques.has_work(thief), f"MPSTEAL_SEED={own}"
+        deques.validate()
+        answers["had" if had else str(verdict)] += 1
+    assert len(answers) == 4 and min(answers.values()) > 10, f"the deques are all alike: {answers}"
+
+
+def some_deques(chance: random.Random) -> tuple[Scene, int]:
+    """Deques with empty ranges, classes, loot and claims in them, and a thief."""
+    slots, count = chance.randint(2, 4), chance.randint(1, 3)
+    robbed = tuple(level for level in range(count) if chance.random() < 0.6)
+    scene = still_scene(slots, levels=count, entries=2, classes=3, steal_levels=robbed)
+    cells, layout, deques = scene.world.cells, scene.layout, scene.deques
+    for number in (1, 2):
+        for slot in range(slots):
+            at, bit = layout.class_mask(number, slot)
+            cells[at] |= bit * chance.randrange(2)
+    chunk = 0
+    for slot in range(slots):
+        base = layout.agent(slot)
+        for level in range(count):
+            for place in chance.choice(("", "", "", "loot", "ring", "ring ring")).split():
+                size, flags = chance.choice((0, 1, 1, 2)), chance.randrange(3) << L.CLASS_SHIFT
+                for at in range(chunk, chunk + size):
+                    cells[layout.chunk(at) + L.SLOT_FLAGS] = flags
+                if place == "ring":
+                    assert deques.push(slot, level, chunk, chunk + size)
+                else:
+                    cells[base + L.LOOT_LO], cells[base + L.LOOT_HI] = chunk, chunk + size
+                    cells[base + L.LOOT_LEVEL] = level
+                chunk += size
+        level = chance.randrange(count)
+        firsts = [cells[at] for at in deques._from_the_end(slot, level) if cells[at] < cells[at + 1]]
+        if firsts and chance.random() < 0.3:
+            cells[base + L.CLAIM] = firsts[-1]
+    return scene, chance.randrange(slots)

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scene import Scene
+from scene import Scene, mutant, mutant_of
 from test_handshakes import PARENT, ModelAgent
-from world import Actor, ModelLocks, Violation, World, explore, explore_randomly, seed
+from world import READY, Actor, ModelLocks, Violation, World, explore, explore_randomly, seed
 
 from mpsteal._engine import limits as limits_module
 from mpsteal._engine.collect import Collector
@@ -40,7 +40,7 @@ class AskingAgent(ModelAgent):
 
     def __init__(self, scene: Scene, slot: int) -> None:
         super().__init__(scene, slot)
-        self.rules: Any = SimpleNamespace(steals=True, steal_levels=self.deques.steal_levels, ask_ms=0)
+        self.rules: Any = SimpleNamespace(steals=True, steal_levels=self.deques.steal_levels, ask_ms=1)
         self.take = levels.make_take(self.deques, slot, Aging(8, 2))
 
     def _wait(self, timeout_ms: int | None) -> bool:
@@ -58,6 +58,8 @@ class AskingAgent(ModelAgent):
                 if chunk != ASK:
                     if not self.find_work():
                         return
+                elif self.words[L.STOP]:
+                    return
                 elif not self.ask():
                     chunk = self.take(True)
                 if chunk < 0:
@@ -65,6 +67,13 @@ class AskingAgent(ModelAgent):
             self.world.event("start", chunk)
             if endless:
                 self.world.wait(lambda: False, "never", optional=True)
+
+
+class UnansweredAgent(AskingAgent):
+    """Its parent is in a long C call until it has looked once: before, asking is in vain."""
+
+    def _wait(self, timeout_ms: int | None) -> bool:
+        return (not timeout_ms or bool(self.words[L.LOOKED_NS])) and super()._wait(timeout_ms)
 
 
 class ModelScheduling(Scheduling):
@@ -103,9 +112,18 @@ def submit(
     endless: bool = False,
     fence_works: bool = True,
     asker: type[AskingAgent] = AskingAgent,
-    parent: type[ModelScheduling] = ModelScheduling,
+    is_silent: bool = False,
+    stops: bool = False,
 ) -> Check:
-    """Agents that look for work, and a parent that gets `batches` of `(lo, hi, level)` and then serves those that ask."""
+    """Agents that look for work, and a parent that gets `batches` of `(lo, hi, level)` and then serves those that ask.
+
+    Args:
+        agents, endless: how many there are, and whether their tasks never end.
+        fence_works: whether a fence is one.
+        asker: how they ask.
+        is_silent: whether the parent, once it holds the last batch, is in a long C call for a while.
+        stops: whether it then ends the pool.
+    """
     count = 2 + 2 * any(level > URGENT for _, _, level in batches)
     scene = Scene(
         world,
@@ -127,11 +145,22 @@ def submit(
         for lo, hi, level in batches
         for chunk in range(lo, hi)
     }
-    scheduling = parent(scene, tasks)
+    scheduling = ModelScheduling(scene, tasks)
 
     def engine() -> None:
-        for batch in batches:
+        for batch in batches[: len(batches) - is_silent]:
             scheduling.submit(*batch)
+        if is_silent:
+            lo, hi, level = batches[-1]
+            scheduling.place_group(lo, hi, level << GROUP_SHIFT)
+            scheduling.urgent.tell()
+            world.words[L.LOOKED_NS] = 1
+            scheduling.urgent.give_out()
+            world.event("is back")
+        if stops:
+            world.words[L.STOP] = 1
+            for slot in scheduling.slots:
+                scheduling.ring(slot)
         while True:
             world.sleep(PARENT)
             scheduling.urgent.give_out()
@@ -140,12 +169,120 @@ def submit(
 
     def check() -> None:
         started = [chunk for _, what, chunk in world.log if what == "start"]
+        if stops:
+            asleep = [actor.name for actor in world.actors if actor.state == READY and actor.name != "parent"]
+            assert not asleep, f"{asleep} sleep through the end"
+            return
+        if is_silent:
+            log = [(what, chunk) for _, what, chunk in world.log]
+            late = log[log.index(("is back", 0)) : log.index(("start", batches[-1][0]))][1:]
+            assert len(late) <= 1, f"asked once and never again: {late} first"
         assert len(started) == len(set(started)), f"{started}"
         wanted = min(len(tasks), agents) if endless else len(tasks)
         assert len(started) == wanted, f"all sleep or are busy, and of {sorted(tasks)} only {started} ran"
         scene.deques.validate()
 
     return check
+
+
+Batches = list[tuple[int, int, int]]
+
+ONE: Batches = [(0, 1, URGENT)]
+SMALL: list[Batches] = [
+    ONE,
+    [(0, 2, URGENT)],
+    [(0, 2, PLAIN), (2, 3, URGENT)],
+    [(0, 1, URGENT), (1, 2, MORE_URGENT)],
+]
+LARGE: list[tuple[int, Batches]] = [
+    (1, [(0, 2, PLAIN), (2, 3, URGENT), (3, 4, MORE_URGENT)]),
+    (2, [(0, 3, PLAIN), (3, 5, URGENT)]),
+    (2, [(0, 2, URGENT), (2, 3, MORE_URGENT), (3, 5, PLAIN)]),
+    (3, [(0, 1, PLAIN), (1, 3, URGENT), (3, 4, MORE_URGENT)]),
+]
+"""Agents, and what the parent gets."""
+
+
+@pytest.mark.parametrize("batches", SMALL, ids=str)
+def test_held_tasks_are_handed_out_and_nobody_sleeps_beside_work(batches: Batches) -> None:
+    """What it has found: an agent that asked for what was handed out just before it was parked, and waited in vain."""
+    explore(lambda world: submit(world, batches), preemptions=2 if batches == ONE else 1)
+
+
+def test_the_same_where_stores_land_late() -> None:
+    explore(lambda world: submit(world, ONE), memory="tso", preemptions=2)
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso"])
+def test_held_tasks_are_handed_out_in_random_schedules(memory: str) -> None:
+    """A failure names its seed; MPSTEAL_SEED=<seed> runs that schedule again."""
+    for agents, batches in LARGE:
+        explore_randomly(
+            lambda w, n=agents, b=batches: submit(w, b, agents=n),
+            rounds=100,
+            seed=seed(),
+            memory=memory,
+        )
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("memory", ["sc", "tso"])
+def test_held_tasks_are_handed_out_at_length(memory: str) -> None:
+    explore(lambda world: submit(world, ONE), memory=memory)
+    for batches in SMALL:
+        explore(lambda world, b=batches: submit(world, b), memory=memory, preemptions=2, runs_limit=2_000_000)
+    for agents, batches in LARGE:
+        explore_randomly(
+            lambda w, n=agents, b=batches: submit(w, b, agents=n), rounds=20_000, seed=seed(), memory=memory
+        )
+
+
+def test_as_many_plain_tasks_run_as_there_are_agents() -> None:
+    for batches in ([(0, 2, PLAIN)], [(0, 1, PLAIN), (1, 2, PLAIN)]):
+        explore_randomly(
+            lambda w, b=batches: submit(w, b, agents=2, endless=True), rounds=200, seed=seed(), memory="tso"
+        )
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+def test_agent_asks_again_once_its_silent_parent_has_looked(fenced: bool) -> None:
+    """Meanwhile it goes on, with or without its lock; then it starts one plain task more at most."""
+    explore_randomly(
+        lambda w: submit(w, [(0, 4, PLAIN), (4, 5, URGENT)], asker=UnansweredAgent, is_silent=True),
+        rounds=400,
+        seed=seed(),
+        fenced=fenced,
+    )
+
+
+def test_no_agent_sleeps_through_the_end() -> None:
+    """Also not when it asks for what will not come any more."""
+    explore(lambda world: submit(world, ONE, stops=True), preemptions=2)
+    explore(lambda world: submit(world, [(0, 2, PLAIN), (2, 3, URGENT)], stops=True), preemptions=1)
+
+
+def test_model_finds_the_missing_fence() -> None:
+    """Both sides store, then look: the parent sees nobody parked, the agent nothing held."""
+
+    def scene(world: World) -> Check:
+        return submit(world, ONE, fence_works=False)
+
+    explore(scene, memory="sc", preemptions=2)  # no fence is needed where stores land at once
+    with pytest.raises(Violation, match="all sleep"):
+        explore(scene, memory="tso", preemptions=2)
+
+
+class Hasty(AskingAgent):
+    """Does not look again once it is parked."""
+
+    def _is_more_urgent_held(self) -> bool:
+        return True
+
+
+def test_model_finds_the_agent_that_does_not_look_again() -> None:
+    with pytest.raises(Violation, match="all sleep"):
+        explore(lambda world: submit(world, ONE, asker=Hasty), preemptions=3)
 
 
 # -- the end of a task for its time ---------------------------------------------------------------------------------
@@ -294,3 +431,89 @@ def out_of_time(
             assert "timed out" not in told or chunk == limited
 
     return check
+
+
+PAST: tuple[tuple[int, int, int, int], ...] = ((0, URGENT, 0, 1), (1, PLAIN, 1, 2), (0, PLAIN, 2, 3))
+"""Agent 0 may claim chunk 1, which is at 1, for a moment, as it looks for the end of its range."""
+
+MEMORIES: list[dict[str, Any]] = [{"memory": "sc"}, {"memory": "tso"}, {"memory": "sc", "fenced": False}]
+
+
+@pytest.mark.parametrize("limits", MEMORIES, ids=str)
+def test_only_what_ran_out_of_time_dies(limits: dict[str, Any]) -> None:
+    """The agent may end the chunk and start the next at any moment, before and after the kill."""
+    explore(lambda world: out_of_time(world), **limits)
+    if limits["memory"] == "sc":
+        explore(lambda world: out_of_time(world, limited=0), **limits)
+        explore(lambda world: out_of_time(world, (0, PLAIN, 0, 2), (0, URGENT, 2, 3), limited=2), **limits)
+        explore(lambda world: out_of_time(world, *PAST), **limits)
+    explore_randomly(
+        lambda world: out_of_time(world, (0, PLAIN, 0, 4), (0, PLAIN, 4, 6), agents=2),
+        rounds=150,
+        seed=seed(),
+        **limits,
+    )
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("limits", MEMORIES, ids=str)
+def test_only_what_ran_out_of_time_dies_at_length(limits: dict[str, Any]) -> None:
+    for limited in (0, 1):
+        explore(lambda world, chunk=limited: out_of_time(world, limited=chunk), **limits)
+    explore(lambda world: out_of_time(world, agents=2), preemptions=2, runs_limit=2_000_000, **limits)
+    explore_randomly(
+        lambda world: out_of_time(world, (0, PLAIN, 0, 4), (0, PLAIN, 4, 6), agents=2),
+        rounds=20_000,
+        seed=seed(),
+        **limits,
+    )
+
+
+def test_ended_agent_is_kept_out_until_it_is_dead() -> None:
+    """Whatever the parent does meanwhile: the kernel would give it the lock once more, and one unlock takes it away."""
+    for meanwhile in (lambda deques: deques.take_back(0, 1, (PLAIN,)), lambda deques: deques.remove(0, 7)):
+        explore(lambda world, do=meanwhile: out_of_time(world, limited=0, meanwhile=do))
+
+
+LIMITS_MUTANTS: dict[str, tuple[tuple[str, str], tuple[tuple[int, int, int, int], ...]]] = {
+    "next chunk may start before the kill": (
+        ("        scheduling.collector.collect(slot)\n", "        words[base + L.MARK] = 0\n"),
+        (),
+    ),
+    "lock and mark are given back before the death": (
+        (
+            "            scheduling.crew.alive[slot].kill_group()\n            return True\n",
+            "            scheduling.crew.alive[slot].kill_group()\n",
+        ),
+        (),
+    ),
+    "claim is not looked at again": (
+        ("if words[base + L.CLAIM] == chunk and ", "if "),
+        PAST,
+    ),
+    "whether it is over is not looked at": (
+        (" and scheduling.pages.sink_of(chunk) is not None", ""),
+        (),
+    ),
+}
+"""Bugs that the model must find: what is changed in limits.py, and the ranges that show it."""
+
+
+@pytest.mark.parametrize("bug", LIMITS_MUTANTS)
+def test_model_finds_in_limits(bug: str) -> None:
+    change, ranges = LIMITS_MUTANTS[bug]
+    limits = SimpleNamespace(**mutant_of(limits_module, change))
+    with pytest.raises(Violation, match="The schedule:"):
+        explore(lambda world: out_of_time(world, *ranges, limits=limits))
+
+
+def test_model_finds_that_the_hold_has_no_fence() -> None:
+    with pytest.raises(Violation, match="dies with the agent"):
+        explore(lambda world: out_of_time(world, limited=0, barrier_works=False), memory="tso", preemptions=2)
+
+
+def test_model_finds_a_hold_that_takes_the_lock_twice() -> None:
+    deques = mutant(("if w[base + L.MARK] == self._parent + 1:", "if False:"))
+    with pytest.raises(Violation, match="dies with the agent"):
+        explore(lambda world: out_of_time(world, limited=0, deques=deques, meanwhile=lambda d: d.remove(0, 7)))

@@ -426,7 +426,8 @@ class World:
                 if where == at:
                     value = later
             me.history = hash((me.history, at, value + 10))
-            self._tell(me, f"{self.names(at)} is {value}")
+            if self.tracing:
+                self._tell(me, f"{self.names(at)} is {value}")
         return value
 
     def _store(self, at: int, value: int) -> None:
@@ -445,7 +446,8 @@ class World:
             me.buffer.append((at, value))
             self._land_private(me)
         me.history = hash((me.history, at, "=", value + 10))
-        self._tell(me, f"{self.names(at)} := {value}")
+        if self.tracing:
+            self._tell(me, f"{self.names(at)} := {value}")
 
     def _write(self, at: int, value: int) -> None:
         self._sum ^= hash((at, self.cells[at] + 10)) ^ hash((at, value + 10))
@@ -464,7 +466,8 @@ class World:
         at, value = actor.buffer.pop(index)
         self._write(at, value)
         self._changed(actor)
-        self._tell(actor, f"  ({self.names(at)} := {value} lands)")
+        if self.tracing:
+            self._tell(actor, f"  ({self.names(at)} := {value} lands)")
         self._land_private(actor)
 
     def _land_private(self, actor: Actor) -> None:

@@ -29,7 +29,7 @@ from scheduler_tasks import (
     wait_ready,
     wait_taken_in,
 )
-from waiting import ALARM_S, lines, wait_gone, wait_until
+from waiting import ALARM_S, is_gone, lines, wait_gone, wait_until
 
 from mpsteal import (
     Agent,
@@ -228,6 +228,31 @@ class TestRemove:
             assert scheduler.wait_all(10), f"round {i}: left undone {list(scheduler.tasks.values())}"
         counts = Counter(lines(noted))
         assert counts == {f"{i}.{j}": 1 for i in range(30) for j in range(1 + 3 * (i % 4))}
+
+    def test_with_drain_it_waits_while_its_queue_is_looked_through(
+        self, open_scheduler: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Here that takes so long that it ends its task meanwhile, and has nothing to do."""
+        agent = Agent("a", ["cobol"])
+        scheduler = open_scheduler(agent)
+        gate = gates("held")
+        (held,) = hold(scheduler, gate, ("cobol",))
+        rare = scheduler.submit_tasks([Task("t", ["cobol"], fn=tasks.my_pid) for _ in range(10)])
+        wait_taken_in(scheduler)
+        pid, engine, take_back = agent.pid, scheduler._engine, scheduler._engine.deques.take_back
+        assert pid is not None
+
+        def take_back_slowly(*args: Any) -> Any:
+            taken = take_back(*args)
+            gate.open()
+            wait_until(lambda: engine.status()[0]["parked"] or is_gone(pid), "nothing to do")
+            return taken
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.deques, "take_back", take_back_slowly)
+            scheduler.remove_agent("a")
+        assert {task.result(ALARM_S) for task in [held, *rare]} == {pid}
+        check_at_rest(scheduler)
 
     def test_without_drain_its_process_is_ended_and_its_task_is_lost_or_runs_again(
         self, open_scheduler: Open, gates: Gates, start_method: str
@@ -456,22 +481,26 @@ class TestDeath:
         assert isinstance(task.exception(ALARM_S), ValueError)
         assert check_at_rest(scheduler)["retried"] == 0
 
-    def test_another_try_gets_its_arguments_though_their_page_was_given_back(
+    def test_another_try_gets_its_arguments_though_they_have_been_read(
         self, open_scheduler: Open, gates: Gates, tmp_path: Path
     ) -> None:
-        """What has been read by the agent that runs it needs no page. That agent is dead, and it is read again."""
-        scheduler = open_scheduler(Agent("a"), geometry={"page_chunks": 4, "pages": 4})
-        noted, gate, second = str(tmp_path / "noted"), gates("held"), gates("second")
-        again = scheduler.submit_task(Task("again", fn=note_and_pass, args=(noted, "x" * 100, gate), retries=1))
-        gate.wait_arrived()
-        scheduler.submit_task(Task("before", priority=5, fn=pass_gate, args=(second,)))
+        """A page is given back when all that is unfinished there was read by the agent that runs it. That agent is
+        gone, and another reads it again."""
+        scheduler = open_scheduler(Agent("a", ["x"]), geometry={"page_chunks": 4, "pages": 4})
+        noted, first, second = str(tmp_path / "noted"), gates("first"), gates("second")
+        for i in range(3):
+            assert scheduler.submit_task(Task("t", fn=tasks.double, args=(i,))).result(ALARM_S) == 2 * i
+        again = Task("again", ["x"], fn=note_and_pass, args=(noted, "x" * 100, first), retries=1)
+        scheduler.submit_task(again)
+        first.wait_arrived()
+        scheduler.register_agent(Agent("b", ["x"]))
+        hold(scheduler, second, ("x",))
+        scheduler.remove_agent("a", drain=False)
+        wait_gone_for_good(scheduler, 1)
+        others = [scheduler.submit_task(Task("o", ["x"], 2, fn=tasks.identity, args=("y" * 100,))) for _ in range(30)]
         wait_taken_in(scheduler)
-        kill(scheduler.agents["a"])
-        second.wait_arrived()  # it is queued again behind this one, and nobody has read it
-        others = [scheduler.submit_task(Task("o", priority=2, fn=tasks.identity, args=("y" * 100,))) for _ in range(30)]
-        wait_taken_in(scheduler)
+        first.open()
         second.open()
-        gate.open()
         assert again.result(ALARM_S)
         assert lines(noted) == ["x" * 100] * 2
         assert {task.result(ALARM_S) for task in others} == {"y" * 100}
@@ -588,9 +617,7 @@ class TestDeathWithoutReplacement:
 
     def test_what_is_asked_of_one_that_is_gone(self, open_scheduler: Open, gates: Gates) -> None:
         """Its slot may be another's by now, which is not to get its work."""
-        scheduler = open_scheduler(
-            *agents(2), agents__replace_dead=False, strategy="push", balancing__severe_ratio=1000.0
-        )
+        scheduler = open_scheduler(*agents(2), agents__replace_dead=False, strategy="push", agents__busy_above=1000)
         gate = gates("held")
         hold(scheduler, gate, count=2)
         gone, busy = scheduler.agents.values()
@@ -720,6 +747,30 @@ class TestStop:
         stopper.join(ALARM_S)
         assert isinstance(held.exception(0), AgentDiedError)
         assert {type(task.exception(0)) for task in waits} == {UnmatchedTaskError}
+
+    def test_when_the_engine_itself_fails_everything_is_answered(
+        self, open_scheduler: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Running, queued, held, without an agent, and waiting for others, of which it may have lost track."""
+        scheduler = open_scheduler(Agent("a"))
+        gate = gates("held")
+        made = hold(scheduler, gate)
+        made += scheduler.submit_tasks([Task("queued") for _ in range(3)])
+        made += scheduler.submit_tasks([Task("held", priority=5), Task("strange", ["cobol"])])
+        made += scheduler.submit_tasks([Task("follows", dependencies=[task]) for task in made])
+        wait_taken_in(scheduler)
+
+        def fail(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(scheduler._dispatcher, "turn", fail)
+            patch.setattr(scheduler._dispatcher, "release_dependents", lambda task: None)
+            made.append(scheduler.submit_task(Task("one more")))
+            errors = [task.exception(ALARM_S) for task in made]
+        assert all(isinstance(error, ZeroDivisionError) for error in errors)
+        assert len(told(caplog, "the engine failed")) == 1
+        scheduler.stop()
 
     def test_an_agent_that_is_leaving_finishes_first(self, open_scheduler: Open, gates: Gates) -> None:
         scheduler = open_scheduler(*agents(2))

@@ -144,7 +144,6 @@ class TestTask:
         assert first.state == "queued" and first.assigned_at is not None
         seen.append(task.state)
         blocker.release()
-        wait_until(lambda: task.state == "running" or blocker.release(), "it runs")
         gate.wait_arrived()
         seen.append(task.state)
         assert task.running() and not task.done() and task.assigned_at is not None and task.completed_at is None
@@ -233,6 +232,32 @@ class TestTask:
         assert isinstance(errors[2], TypeError) and "identity cannot be pickled" in str(errors[2])
         assert isinstance(errors[3], SystemExit)
         assert check_at_rest(scheduler)["tasks"]["failed"] == 3
+
+    def test_when_memory_runs_out_while_calls_are_pickled_each_is_answered(
+        self, open_scheduler: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Those pickled so far are lost with the buffer, those behind it come next."""
+        scheduler = open_scheduler(Agent("a"))
+        encoder = scheduler._dispatcher.encoder
+        out_of_memory: list[int] = []
+
+        def lose(start: int) -> NoReturn:
+            out_of_memory.append(start)
+            raise MemoryError
+
+        made = [
+            Task("before", fn=tasks.identity, args=("before",)),
+            Task("bad", fn=tasks.identity, args=(tasks.NotForTravel(),)),
+            *[Task("behind", fn=tasks.identity, args=(i,)) for i in range(50)],
+        ]
+        with monkeypatch.context() as patch:
+            patch.setattr(encoder, "forget_from", lose)
+            scheduler.submit_tasks(made)
+            assert isinstance(made[0].exception(ALARM_S), MemoryError)
+            assert isinstance(made[1].exception(ALARM_S), TypeError)
+        assert len(out_of_memory) == 1
+        assert [task.result(ALARM_S) for task in made[2:]] == list(range(50))
+        check_at_rest(scheduler)
 
     def test_what_it_raises_is_raised_with_its_traceback(self, open_scheduler: Open) -> None:
         scheduler = open_scheduler(Agent("a"))
@@ -792,7 +817,8 @@ print("working", flush=True)
 time.sleep(600)
 """
         with program(tmp_path, source, tmp_path / "gate") as example:
-            wait_until(lambda: example.output == "working\n", "it works")
+            wait_until(lambda: example.output or example.process.poll() is not None, "it works")
+            assert example.output == "working\n", example.errors
             example.meet_family()
             assert len(example.family) >= 4
             os.kill(example.process.pid, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -231,7 +232,7 @@ class TestTimeout:
 
     def test_queue_mates_keep_their_places(self, open_scheduler: Open, gates: Gates, tmp_path: Path) -> None:
         """The other agent could not have more work, and may not take: so what moves was moved by the parent."""
-        scheduler = open_scheduler(Agent("a", ["python"]), strategy="push", balancing__severe_ratio=1000.0)
+        scheduler = open_scheduler(Agent("a", ["python"]), strategy="push", agents__busy_above=1000)
         noted = str(tmp_path / "noted")
         running, second = gates("running"), gates("second")
         ended = scheduler.submit_task(
@@ -255,6 +256,38 @@ class TestTimeout:
         second.open()
         assert [task.result(ALARM_S) for task in group]
         assert check_at_rest(scheduler)["migrations"]["redistributed"] == 0
+
+    def test_is_kept_though_others_were_withdrawn_before_they_came_in(
+        self, open_scheduler: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The engine is held up at the end of a turn, so it sees these for the first time when they are withdrawn."""
+        scheduler = open_scheduler(Agent("a"))
+        held, go_on = threading.Event(), threading.Event()
+        turn = scheduler._dispatcher.turn
+
+        def hold_up(now: float) -> None:
+            turn(now)
+            held.set()
+            assert go_on.wait(ALARM_S)
+
+        monkeypatch.setattr(scheduler._dispatcher, "turn", hold_up)
+        scheduler._engine.wake()
+        assert held.wait(ALARM_S)
+        gone = [scheduler.submit_task(Task("gone", fn=tasks.double, args=(1,), timeout=60)) for _ in range(3)]
+        threads = [threading.Thread(target=task.cancel) for task in gone]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(scheduler._engine._cancels) == 3, "the engine asked")
+        go_on.set()
+        for thread in threads:
+            thread.join()
+        assert all(task.cancelled() for task in gone)
+        gate = gates("running")
+        task = scheduler.submit_task(Task("endless", fn=tasks.arrive_and_sleep, args=(gate,), timeout=0.1))
+        more = scheduler.submit_tasks([Task("t", fn=tasks.double, args=(1,), timeout=60) for _ in range(2)])
+        assert isinstance(task.exception(ALARM_S), TaskTimeoutError)
+        assert [task.result(ALARM_S) for task in more] == [2, 2]
+        check_at_rest(scheduler)
 
     def test_ends_what_the_task_has_started(self, open_scheduler: Open, gates: Gates, tmp_path: Path) -> None:
         scheduler = open_scheduler(Agent("a"))

@@ -75,7 +75,7 @@ class TestMatching:
     def test_the_wildcard_is_a_key(self, open_scheduler: Open) -> None:
         scheduler = open_scheduler(*crew(("star", ["*"]), ("joker", ["anything"])), matching__wildcard="anything")
         task = scheduler.submit_task(Task("t", ["x"], fn=tasks.my_pid))
-        star = scheduler.submit_task(Task("t", ["*"], fn=tasks.my_pid))
+        star = scheduler.submit_task(Task("t", ["*"], 5, fn=tasks.my_pid))
         assert task.result(ALARM_S) == scheduler.agents["joker"].pid
         assert star.result(ALARM_S) == scheduler.agents["star"].pid, "a skill as any other"
         check_at_rest(scheduler)
