@@ -19,6 +19,7 @@ import multiprocessing
 import multiprocessing.util
 import os
 import resource
+import threading
 import time
 import warnings
 import weakref
@@ -33,8 +34,8 @@ from ._agent.launch import Balancing
 from ._engine.balance import Rebalancing
 from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
-from ._engine.schedule import CLASSES, LEVELS, LEVELS_PER_PRIORITY, Scheduling
-from ._engine.urgent import GROUP_SHIFT
+from ._engine.schedule import CLASSES, LEVELS, Scheduling
+from ._engine.urgent import GROUP_SHIFT, LEVELS_PER_PRIORITY
 from ._policy.graph import find_cycle
 from ._queue import layout as L
 from .config import Config, load_config
@@ -105,6 +106,8 @@ class WorkStealingScheduler:
         )
         self._geometry = geometry or {}
         self._state = "new"
+        self._lifecycle = threading.RLock()
+        """Held while it starts, and while agents are registered before."""
         self._agents: dict[str, Agent] = {}
         self._leaving: list[Agent] = []
         """Agents that were removed and are not gone yet."""
@@ -121,6 +124,10 @@ class WorkStealingScheduler:
 
         Raises RuntimeError after `stop`, OSError when the system refuses descriptors or memory.
         """
+        with self._lifecycle:
+            return self._start()
+
+    def _start(self) -> WorkStealingScheduler:
         if self._state == "running":
             return self
         if self._state != "new":
@@ -230,7 +237,7 @@ class WorkStealingScheduler:
     @property
     def agents(self) -> Mapping[str, Agent]:
         """The registered agents, by id."""
-        return MappingProxyType(self._agents)
+        return MappingProxyType(dict(self._agents))
 
     def register_agent(self, agent: Agent) -> Agent:
         """Start a process for an agent, and place the tasks that waited for one like it.
@@ -247,9 +254,10 @@ class WorkStealingScheduler:
             raise ValueError(f"{agent!r} is registered already, or was; make a new one")
         if agent.agent_id in self._agents:
             raise ValueError(f"there is an agent {agent.agent_id!r} already")
-        if self._state == "new":
-            self._agents[agent.agent_id] = agent
-            return agent
+        with self._lifecycle:
+            if self._state == "new":
+                self._agents[agent.agent_id] = agent
+                return agent
         engine = self._running()
         engine.call(partial(self._register, agent))
         return agent
@@ -266,7 +274,7 @@ class WorkStealingScheduler:
         if self._agents.setdefault(agent.agent_id, agent) is not agent:
             raise ValueError(f"there is an agent {agent.agent_id!r} already")
         try:
-            agent._slot = self._dispatcher.add_agent(agent.agent_id, agent.capabilities)
+            agent._slot, agent._registration = self._dispatcher.add_agent(agent.agent_id, agent.capabilities)
         except BaseException:
             del self._agents[agent.agent_id]
             raise
@@ -287,10 +295,13 @@ class WorkStealingScheduler:
         def remove() -> None:
             agent = self._agents.pop(name, None)
             if agent is None:
+                # One that leaves in its own time may still be hurried.
+                agent = next((left for left in self._all_agents() if left.agent_id == name and not drain), None)
+            if agent is None:
                 raise KeyError(f"there is no agent {name!r}")
-            self._leaving = [left for left in self._leaving if self._agent_row(left) is not None]
-            if self._dispatcher.names_of.get(agent._slot) == name:
-                self._leaving.append(agent)
+            if self._is_there(agent):
+                if agent not in self._leaving:
+                    self._leaving.append(agent)
                 self._dispatcher.remove_agent(agent._slot, drain=drain)
 
         engine.call(remove)
@@ -309,7 +320,7 @@ class WorkStealingScheduler:
 
         def feed() -> Rebalancing:
             # The slot of one that died and was not replaced may be another's.
-            return dispatcher.balancer.feed(slot if dispatcher.names_of.get(slot) == agent_id else -1)
+            return dispatcher.balancer.feed(slot if self._is_there(agent) else -1)
 
         return engine.call(feed)  # type: ignore[no-any-return]
 
@@ -323,7 +334,7 @@ class WorkStealingScheduler:
     @property
     def tasks(self) -> Mapping[int, Task]:
         """The tasks that are not over, by id."""
-        return MappingProxyType(self._tasks)
+        return MappingProxyType(dict(self._tasks))
 
     def submit_task(self, task: Task) -> Task:
         """Hand a task in; returns it, since it is the future for its result.
@@ -434,13 +445,13 @@ class WorkStealingScheduler:
                 found = (group or {}).get(named) or self._tasks.get(named)
                 if found is not None:
                     yield found
-                elif (error := self._dispatcher.ended.get(named, _UNKNOWN)) is _UNKNOWN:
+                elif (failure := self._dispatcher.ended.get(named, _UNKNOWN)) is _UNKNOWN:
                     raise ValueError(
                         f"task {task.name!r} depends on {named}, which is no task of this scheduler (or was over so "
                         "long ago that it was forgotten: metrics.keep_finished)"
                     )
-                elif error is not None:
-                    yield _failed(named, error)
+                elif failure is not None:
+                    yield _failed(named, failure)
             else:
                 if named is task:
                     raise ValueError(f"task {task.name!r} depends on itself")
@@ -552,7 +563,12 @@ class WorkStealingScheduler:
 
     def _all_agents(self) -> list[Agent]:
         """Those that were removed and may still be there first: a new one may have the id of one of them."""
+        self._leaving = [agent for agent in self._leaving if self._is_there(agent)]
         return [*self._leaving, *list(self._agents.values())]
+
+    def _is_there(self, agent: Agent) -> bool:
+        """Whether its slot is its own still."""
+        return self._dispatcher.registrations.get(agent._slot) == agent._registration
 
     def _agent_row(self, agent: Agent) -> AgentRow | None:
         """One look at an agent; None when it is gone."""
@@ -560,7 +576,7 @@ class WorkStealingScheduler:
             return None
         dispatcher, engine = self._dispatcher, self._engine
         slot = agent._slot
-        if dispatcher.names_of.get(slot) != agent.agent_id:
+        if dispatcher.registrations.get(slot) != agent._registration:
             return None
         words, base = engine.words, engine.segment.layout.agent(slot)
         try:
@@ -593,7 +609,7 @@ class WorkStealingScheduler:
         )
 
 
-_UNKNOWN = KeyError()
+_UNKNOWN = ("", 0, "")
 
 
 def _named(task: Task) -> list[Any]:
@@ -609,10 +625,10 @@ def _id_of(named: Any) -> int:
     return named if isinstance(named, int) else int(named.id)
 
 
-def _failed(number: int, error: BaseException) -> Task:
-    """Stands for a task that is forgotten but for how it ended."""
-    task = Task(error.root if isinstance(error, DependencyError) else f"task {number}")
-    task.id, task._is_finished, task._exception = number, True, error
+def _failed(number: int, failure: tuple[str, int, str]) -> Task:
+    """Stands for a task that is forgotten but for how it ended: the root of its failure, that one's id, the reason."""
+    task = Task(failure[0])
+    task.id, task._is_finished, task._exception = number, True, DependencyError(failure[0], number, *failure)
     return task
 
 
@@ -631,10 +647,11 @@ def _make_look(scheduler: WorkStealingScheduler) -> Callable[[], list[tuple[str,
 
 
 def _stop_at_exit(engine: Engine, unfinished: dict[int, Task]) -> None:
-    if unfinished and os.getpid() == engine.owner_pid:
+    left = sum(task.fn is not None for task in list(unfinished.values()))
+    if left and os.getpid() == engine.owner_pid:
         logger.warning(
             "mpsteal: the program ends and %d tasks of a scheduler are not over; stop() and `with` wait for them",
-            len(unfinished),
+            left,
         )
     engine.stop_at_exit()
 

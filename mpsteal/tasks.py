@@ -287,7 +287,10 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
         if self._state == futures.FINISHED:  # the usual case, without a lock
             if self._exception is None:
                 return self._result
-            raise self._exception
+            try:
+                raise self._exception
+            finally:
+                self = None  # type: ignore[assignment]  # as a `Future` does: no cycle through the traceback
         self._check_waitable()
         return super().result(timeout)
 
@@ -370,7 +373,6 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
         """The task is over: store the outcome, and wake who waits for it. Once: who comes second changes nothing."""
         if self._is_finished:
             return
-        self._is_finished = True
         state = futures.FINISHED
         if ok:
             self._result = value
@@ -378,6 +380,7 @@ class Task(Future):  # type: ignore[type-arg]  # its result can be anything
             self._exception = value
             if isinstance(value, TaskCancelledError):
                 state = futures.CANCELLED_AND_NOTIFIED
+        self._is_finished = True  # after the outcome, which `state` looks at then
         scheduler = self._scheduler
         assert scheduler is not None
         dispatcher = scheduler._dispatcher
@@ -492,7 +495,7 @@ class Agent:
         self.agent_id = agent_id
         self.capabilities = _skills("capabilities", capabilities or ())
         self._scheduler: WorkStealingScheduler | None = None
-        self._slot = -1
+        self._slot = self._registration = -1
 
     def _row(self) -> Any:
         scheduler = self._scheduler

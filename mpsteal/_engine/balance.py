@@ -148,6 +148,10 @@ class Balancer:
         self._pause_s = pause_s
         self._next_check = now + pause_s
 
+    def look_soon(self) -> None:
+        """The agents have changed: what could not move before may move now."""
+        self._pause_s = self._next_check = 0.0
+
     def due(self) -> list[float]:
         """When `turn` has something to do (monotonic clock, s); never while nothing is in flight."""
         if self._next_cycle is None or not self._scheduling.inflight:

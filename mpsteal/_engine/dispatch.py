@@ -523,6 +523,9 @@ class Dispatcher:
     def gone(self, slot: int, *, for_good: bool, is_end: bool) -> None:
         """A dead agent is settled. Its ranges stay where they are: others steal them, or the next one takes them."""
 
+    def fail_rest(self, error: BaseException) -> None:
+        """Resolve what waits elsewhere, after `fail_sent` and `fail_unsent`."""
+
     # -- giving up ------------------------------------------------------------------------------------------------
 
     def fail_sent(self, error: BaseException) -> None:

@@ -22,6 +22,10 @@ LOOK_S = 0.02
 """Time between two looks at who has started what, while tasks with a limit are unfinished: a limit is noticed late by
 so much at most; shorter costs wakes."""
 
+HEAP_SLACK = 64
+"""Finished tasks that the heap of deadlines may hold beyond as many as are unfinished: fewer rebuild it often, more
+keep arguments and results of tasks that are over."""
+
 RETRY_S = 0.001
 """Next try when the agent's lock was busy."""
 
@@ -38,6 +42,8 @@ class Limits:
         self._seen_start: dict[int, tuple[int, int]] = {}
         self._look_at = 0.0
         self._deadlines: list[tuple[int, int, Any]] = []
+        self._with_deadline = 0
+        """Unfinished tasks in there."""
 
     def watch(self, task: Any) -> None:
         """A task has come in."""
@@ -45,13 +51,22 @@ class Limits:
             self.limited += 1
         if task._deadline_ns:
             heapq.heappush(self._deadlines, (task._deadline_ns, task._seq, task))
+            self._with_deadline += 1
 
     def finished(self, task: Any, now_ns: int) -> None:
         """A task is over; only for those with a limit or a deadline."""
         if task._timeout_ns and task._linked:  # else it was over before it came in
             self.limited -= 1
-        if task._deadline_ns and now_ns > task._deadline_ns:
+        if not task._deadline_ns:
+            return
+        if now_ns > task._deadline_ns:
             self._missed(task)
+        if not task._linked:
+            return
+        self._with_deadline -= 1
+        if len(self._deadlines) > 2 * self._with_deadline + HEAP_SLACK:
+            self._deadlines = [entry for entry in self._deadlines if not entry[2]._is_finished]
+            heapq.heapify(self._deadlines)
 
     def turn(self, now: float) -> None:
         """Look at what is due."""

@@ -519,6 +519,7 @@ class Engine:
         """Resolve every pending handle with `error`."""
         self.dispatcher.fail_sent(error)
         self.dispatcher.fail_unsent(error)
+        self.dispatcher.fail_rest(error)
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -40,11 +40,10 @@ from ..errors import (
 from .balance import Balancer
 from .dispatch import Batch, Dispatcher
 from .limits import Limits
-from .urgent import GROUP_SHIFT, Urgent
+from .urgent import GROUP_SHIFT, LEVELS_PER_PRIORITY, Urgent
 
 logger = logging.getLogger("mpsteal")
 
-LEVELS_PER_PRIORITY = 2
 LEVELS = 5 * LEVELS_PER_PRIORITY
 
 _CLASS_MASK = (1 << GROUP_SHIFT) - 1
@@ -89,6 +88,9 @@ class Scheduling(Dispatcher):
         """The skills of each class."""
         self.names_of: dict[int, str] = {}
         """Agents' ids, by slot."""
+        self.registrations: dict[int, int] = {}
+        """Which registration a slot belongs to: ids and slots are used again."""
+        self._registered = 0
         self.capabilities: dict[int, frozenset[str]] = {}
         self.outcomes: dict[int, list[int]] = {}
         """`[succeeded, failed]`, by slot."""
@@ -97,18 +99,23 @@ class Scheduling(Dispatcher):
         self.mean_ns: dict[int, float] = {}
         """Moving mean of the run time, by slot (ns)."""
         self.overflow: dict[int, deque[tuple[int, int]]] = {}
-        """Ranges for which no deque had room, by level, the oldest first."""
-        self.unmatched: dict[int, list[int]] = {}
-        """Chunks that no agent can run, by class."""
+        """Ranges for which no deque had room, by group, the oldest first."""
+        self.unmatched: dict[int, deque[Any]] = {}
+        """Tasks that no agent can run, by class. They have no number yet: a page would have to stay for each."""
+        self.stranded: dict[int, list[int]] = {}
+        """Chunks whose last agent has left, by class."""
         self.unfinished: dict[int, Any] = {}
         """Tasks that are not over, by id; callers add."""
-        self.ended: dict[int, BaseException | None] = {}
+        self.ended: dict[int, tuple[str, int, str] | None] = {}
         """How tasks ended, the oldest first: `metrics.keep_finished` of them, or up to twice as many."""
         self.is_draining = False
         """Nobody will register any more: what no agent can run never will."""
         self._seq = 0
-        self._pushed: set[int] = set()
+        self._pushed: dict[int, int] = {}
+        """Chunks that were pushed and are not announced yet, by slot."""
         self._told: set[int] = set()
+        self._nobody: set[int] = set()
+        """Classes that had no agent when somebody looked last."""
         self._failing: deque[tuple[Any, Any]] = deque()
         self._is_failing = False
         self._moving: set[int] = set()
@@ -141,6 +148,8 @@ class Scheduling(Dispatcher):
             self.placement.add_class(number, skills, self._tiers[protected])
             self._write_mask(number)
             known[skills] = number
+            if not self.placement.agents_of(number):
+                self._nobody.add(number)
             if not skills:
                 # Every agent has all of none: one class serves both, and agents need not look at its mask.
                 self.classes[not protected][skills] = number
@@ -175,8 +184,10 @@ class Scheduling(Dispatcher):
 
     # -- agents ---------------------------------------------------------------------------------------------------
 
-    def add_agent(self, name: str, capabilities: frozenset[str]) -> int:
-        """Start an agent in a free slot, and place what has waited for one like it. Returns the slot.
+    def add_agent(self, name: str, capabilities: frozenset[str]) -> tuple[int, int]:
+        """Start an agent in a free slot, and place what has waited for one like it.
+
+        Returns the slot and a number that no other registration has.
 
         Raises ValueError when every slot is taken, and what starting a process raises.
         """
@@ -194,18 +205,24 @@ class Scheduling(Dispatcher):
         self.earlier[slot] = agent_status(self.segment, slot)
         self.crew.add(slot)
         self.names_of[slot], self.capabilities[slot], self.outcomes[slot] = name, capabilities, [0, 0]
+        self._registered += 1
+        self.registrations[slot] = self._registered
         self.mean_ns.pop(slot, None)
         self.slots.append(slot)
         self.placement.add_agent(slot, capabilities)
         self._agents_changed()
-        for number in [n for n in self.unmatched if self.placement.can_run(n, slot)]:
-            self._place_again(self.unmatched.pop(number))
         self._told.clear()
-        return slot
+        for number in [n for n in self.unmatched if self.placement.can_run(n, slot)]:
+            self.pending.extend(self.unmatched.pop(number))
+        for number in [n for n in self.stranded if self.placement.can_run(n, slot)]:
+            self._place_again(sorted(self.stranded.pop(number)))
+        return slot, self.registrations[slot]
 
     def _agents_changed(self) -> None:
         for number in range(len(self.skills)):
             self._write_mask(number)
+        self._nobody = {number for number in range(len(self.skills)) if not self.placement.agents_of(number)}
+        self.balancer.look_soon()
         self._lengths_due = 0.0
         self.urgent.changed = True
 
@@ -231,12 +248,14 @@ class Scheduling(Dispatcher):
             self._agents_changed()
             for lo, _ in self.urgent:
                 if not self.placement.agents_of(self._class_of(lo)):
-                    self._tell_unmatched(lo, self._class_of(lo))
+                    self._tell_unmatched(self._class_of(lo), self.tasks_of(lo, lo + 1)[0])
 
     def gone(self, slot: int, *, for_good: bool, is_end: bool = False) -> None:
         """A dead agent is settled: others get its queue, unless only one task's time was over."""
         ended_for_limit = self.limits.settled(slot)
         self.urgent.changed = True
+        if for_good or is_end:
+            self._why_ended.pop(slot, None)
         if is_end and not for_good:
             return  # all agents leave
         if not for_good and not ended_for_limit and not self.rules.agents.replace_dead:
@@ -248,7 +267,7 @@ class Scheduling(Dispatcher):
             base = self.segment.layout.agent(slot)
             self.words[base + L.LEAVE] = self.words[base + L.HELD] = 0
             self.metrics.agent_left(self.names_of.pop(slot))
-            del self.capabilities[slot], self.outcomes[slot]
+            del self.capabilities[slot], self.outcomes[slot], self.registrations[slot]
         if for_good or not ended_for_limit:
             self._moving.add(slot)
             self._move_away()
@@ -256,18 +275,15 @@ class Scheduling(Dispatcher):
     def _move_away(self) -> None:
         """Give what is queued at agents that left or died to others."""
         for slot in list(self._moving):
-            taken = self.deques.take_back(slot, 1 << 62, self.deques.levels)
+            is_there = slot in self.names_of and slot in self.crew.leaving
+            # What nobody else can run stays with an agent that is still there: it finishes that before it leaves.
+            fits = (lambda chunk: bool(self.placement.agents_of(self._class_of(chunk)))) if is_there else None
+            taken = self.deques.take_back(slot, 1 << 62, self.deques.levels, fits=fits)
             if taken is None:
                 continue  # its lock was busy: again in `turn`
             self._moving.discard(slot)
             chunks = sorted(chunk for _, lo, hi in taken for chunk in range(lo, hi))
-            if slot in self.names_of and slot in self.crew.leaving:
-                # It still runs, and is to finish what nobody else can.
-                for level, lo, hi in reversed(taken):
-                    if not self.placement.agents_of(self._class_of(lo)):
-                        self.assign(slot, level, lo, hi)
-                        chunks = [chunk for chunk in chunks if not lo <= chunk < hi]
-                self.announce()
+            if is_there:
                 self.words[self.segment.layout.agent(slot) + L.LEAVE] = 1  # only now: it leaves when it has nothing
                 self.locks.fence()
                 self.ring(slot)
@@ -291,6 +307,13 @@ class Scheduling(Dispatcher):
                     self.limits.watch(task)
                 if task._waits_for and not self._link(task):
                     continue
+            if task._is_finished:
+                continue
+            number = task._group & _CLASS_MASK
+            if number in self._nobody and not self.placement.agents_of(number):
+                self.unmatched.setdefault(number, deque()).append(task)
+                self._tell_unmatched(number, task)
+                continue
             ready.append(task)
             room -= 1
         # Neighbours of one group share a range, and many ranges fill the deques; few may stand as they were submitted.
@@ -328,6 +351,12 @@ class Scheduling(Dispatcher):
             return False
         return True
 
+    def _note_failure(self, task: Any, error: BaseException) -> tuple[str, int, str]:
+        """What dependents that come later are told: the root, its id, the reason. Not the error: it holds frames."""
+        if isinstance(error, DependencyError):
+            return error.root, error.root_id, error.reason
+        return task.name, task.id, describe(error)
+
     def _fail_dependent(self, task: Any, other: Any) -> None:
         cause = other._exception
         if isinstance(cause, DependencyError):
@@ -359,20 +388,22 @@ class Scheduling(Dispatcher):
         """Chunks [lo, hi) of one level and class: assign them, or keep them back."""
         level, number = group >> GROUP_SHIFT, group & _CLASS_MASK
         if level % LEVELS_PER_PRIORITY:
+            self._unassign(lo, hi)
             self.urgent.hold(lo, hi, number, level)
             if not self.placement.agents_of(number):
-                self._tell_unmatched(lo, number)
+                self._tell_unmatched(number, self.tasks_of(lo, lo + 1)[0])
             return
-        if level in self.overflow:  # no overtaking
-            self.overflow[level].append((lo, hi))
+        if group in self.overflow:  # no overtaking
+            self._keep(group, lo, hi)
             return
         at = lo
         for slot, count in self.placement.place_many(number, hi - lo):
             self.assign(slot, level, at, at + count)
             at += count
         if at < hi:
-            self.unmatched.setdefault(number, []).extend(range(at, hi))
-            self._tell_unmatched(at, number)
+            self._unassign(at, hi)
+            self.stranded.setdefault(number, []).extend(range(at, hi))
+            self._tell_unmatched(number, self.tasks_of(at, at + 1)[0])
 
     def _place_again(self, chunks: Iterable[int]) -> None:
         """Place chunks that have their numbers already (ascending)."""
@@ -382,7 +413,7 @@ class Scheduling(Dispatcher):
             if task is not None:
                 by_group.setdefault(task._group, []).append(chunk)
         for group in sorted(by_group, reverse=True):
-            for lo, hi in _runs(by_group[group]):
+            for lo, hi in _runs(by_group[group], self.pages.page_chunks):
                 self.place_group(lo, hi, group)
         self.announce()
 
@@ -392,17 +423,20 @@ class Scheduling(Dispatcher):
             others = self.placement.agents_of(self._class_of(lo))
             found = next((other for other in others if self.deques.push(other, level, lo, hi)), None)
             if found is None:
-                self.overflow.setdefault(level, deque()).append((lo, hi))
+                self._keep(level << GROUP_SHIFT | self._class_of(lo), lo, hi)
                 return
             slot = found
-        self._pushed.add(slot)
+        self._pushed[slot] = self._pushed.get(slot, 0) + hi - lo
         now_ns, name = time.monotonic_ns(), self.names_of[slot]
         for task in self.tasks_of(lo, hi):
             task._assigned_ns = now_ns
             task._agent = name
 
     def announce(self) -> None:
-        """After pushes: news for their owners, a ring for those that are parked, and for who could steal from them."""
+        """After pushes: news for their owners, a ring for those that are parked.
+
+        Of the others as many are rung as there are chunks that an owner cannot start at once: they may steal them.
+        """
         words, layout, pushed = self.words, self.segment.layout, self._pushed
         if not pushed:
             return
@@ -410,30 +444,33 @@ class Scheduling(Dispatcher):
             at = layout.agent(slot) + L.NEWS
             words[at] = words[at] + 1
         self.locks.fence()
-        helpers = self.rules.strategy != "push"
-        for slot in self.slots:
-            if words[layout.agent(slot) + L.PARKED] and (
-                slot in pushed or (helpers and self.deques.can_get_work(slot))
-            ):
+        parked = [slot for slot in self.slots if words[layout.agent(slot) + L.PARKED]]
+        for slot in parked:
+            if slot in pushed:
+                pushed[slot] -= 1
                 self.ring(slot)
+        helpers = sum(pushed.values()) if self.rules.strategy != "push" else 0
+        for slot in parked:
+            if helpers > 0 and slot not in pushed and self.deques.can_get_work(slot):
+                self.ring(slot)
+                helpers -= 1
         pushed.clear()
 
     def _refill(self) -> None:
-        """Assign what found no room before, the oldest first, level by level."""
+        """Assign what found no room before, the oldest first, group by group."""
         layout, words = self.segment.layout, self.words
         half = layout.geometry.entries // 2
-        for level in sorted(self.overflow, reverse=True):
-            heads = [layout.head(slot, level) for slot in self.slots]
+        for group in sorted(self.overflow, reverse=True):
+            heads = [layout.head(s, group >> GROUP_SHIFT) for s in self.placement.agents_of(group & _CLASS_MASK)]
             if heads and not any(words[at + 1] - words[at] <= half for at in heads):
                 continue  # as in a Pool: at every single place it would cost more than it gives
-            work = self.overflow.pop(level)
-            while work and level not in self.overflow:
+            work = self.overflow.pop(group)
+            while work and group not in self.overflow:
                 lo, hi = work.popleft()
-                task = self.pages.sink_of(lo) if lo < hi else None
-                if task is not None:
-                    self.place_group(lo, hi, task._group)
+                if lo < hi:
+                    self.place_group(lo, hi, group)
             if work:
-                self.overflow[level].extend(work)
+                self.overflow[group].extend(work)
         self.announce()
 
     def _read_lengths(self) -> None:
@@ -452,12 +489,21 @@ class Scheduling(Dispatcher):
         done = time.monotonic()
         self._lengths_due = done + LENGTHS_STALE * (done - now)
 
-    def _tell_unmatched(self, chunk: int, number: int) -> None:
+    def _unassign(self, lo: int, hi: int) -> None:
+        """These are at no agent, or not any more."""
+        for task in self.tasks_of(lo, hi):
+            task._assigned_ns, task._agent = 0, None
+
+    def _keep(self, group: int, lo: int, hi: int) -> None:
+        """No deque has room for a range."""
+        self._unassign(lo, hi)
+        self.overflow.setdefault(group, deque()).append((lo, hi))
+
+    def _tell_unmatched(self, number: int, task: Any) -> None:
         """Once per class, until the agents change: nobody can run this."""
         if number in self._told:
             return
         self._told.add(number)
-        task = self.pages.sink_of(chunk)
         why = why_unmatched(self.missing(number), self.needs_names(number))
         logger.warning("mpsteal: no agent can run task %d (%r), so it waits; %s", task.id, task.name, why)
 
@@ -488,7 +534,7 @@ class Scheduling(Dispatcher):
         if task._timeout_ns or task._deadline_ns:
             self.limits.finished(task, now_ns)
         task._waits = 0
-        self.ended[task.id] = task._exception
+        self.ended[task.id] = None if ok else self._note_failure(task, value)
 
     def _tell_success(self, slot: int, outcomes: list[int]) -> None:
         if slot not in self.crew.leaving:
@@ -568,14 +614,18 @@ class Scheduling(Dispatcher):
         """No agent will come any more: answer those that wait for one."""
         nobody = [number for number in self.urgent.classes() if not self.placement.agents_of(number)]
         chunks = {number: [c for r in self.urgent.drain(of=[number]) for c in range(*r)] for number in nobody}
-        for number in list(self.unmatched):
-            chunks.setdefault(number, []).extend(self.unmatched.pop(number))
+        for number in list(self.stranded):
+            chunks.setdefault(number, []).extend(self.stranded.pop(number))
         for number, waiting in chunks.items():
+            missing, needs_names = self.missing(number), self.needs_names(number)
             for chunk in waiting:
                 task = self.pages.sink_of(chunk)
                 if task is not None:
-                    error = UnmatchedTaskError(task.name, self.missing(number), self.needs_names(number))
-                    self.collector.finish(chunk, False, error)
+                    self.collector.finish(chunk, False, UnmatchedTaskError(task.name, missing, needs_names))
+        for number in list(self.unmatched):
+            missing, needs_names = self.missing(number), self.needs_names(number)
+            for task in self.unmatched.pop(number):
+                task._resolve(False, UnmatchedTaskError(task.name, missing, needs_names))
 
     # -- withdrawing ----------------------------------------------------------------------------------------------
 
@@ -583,12 +633,16 @@ class Scheduling(Dispatcher):
         """See `Dispatcher.withdraw`; a task that waits for others is nowhere else."""
         if sink._is_finished:
             return None
+        for tasks in self.unmatched.values():
+            if sink in tasks:
+                tasks.remove(sink)
+                return L.NONE
         return L.NONE if sink._waits else super().withdraw(sink)
 
     def _remove(self, chunk: int) -> int | None:
         if self.urgent.cancel(chunk):
             return chunk
-        for chunks in self.unmatched.values():
+        for chunks in self.stranded.values():
             if chunk in chunks:
                 chunks.remove(chunk)
                 return chunk
@@ -610,7 +664,7 @@ class Scheduling(Dispatcher):
         for ranges in self.overflow.values():
             yield from ranges
         yield from self.urgent
-        for chunk in chain.from_iterable(self.unmatched.values()):
+        for chunk in chain.from_iterable(self.stranded.values()):
             yield chunk, chunk + 1
 
     def obituary(self, slot: int, pid: int, exitcode: int | None) -> str:
@@ -626,14 +680,14 @@ class Scheduling(Dispatcher):
 
     def fail_sent(self, error: BaseException) -> None:
         """See `Dispatcher.fail_sent`; and nothing is kept back any more."""
-        self.unmatched.clear()
+        self.stranded.clear()
         self.overflow.clear()
         self.urgent.drain()
         super().fail_sent(error)
 
-    def fail_unsent(self, error: BaseException) -> None:
-        """See `Dispatcher.fail_unsent`; and those that wait for others, if there are any left."""
-        super().fail_unsent(error)
+    def fail_rest(self, error: BaseException) -> None:
+        """See `Dispatcher.fail_rest`: those that wait for an agent, and for others, if track of them was lost."""
+        self.unmatched.clear()
         for task in list(self.unfinished.values()):
             task._resolve(False, error)
 
@@ -648,11 +702,11 @@ def _level_of(task: Any) -> int:
     return int(task._group >> GROUP_SHIFT)
 
 
-def _runs(chunks: list[int]) -> Iterable[tuple[int, int]]:
-    """Ranges [lo, hi) of consecutive numbers, of an ascending list that is not empty."""
+def _runs(chunks: list[int], page_chunks: int) -> Iterable[tuple[int, int]]:
+    """Ranges [lo, hi) of consecutive numbers within one page, of an ascending list that is not empty (S3)."""
     lo = previous = chunks[0]
     for chunk in chunks[1:]:
-        if chunk != previous + 1:
+        if chunk != previous + 1 or chunk % page_chunks == 0:
             yield lo, previous + 1
             lo = chunk
         previous = chunk

@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+LONGEST_S = 1e6
+"""Longest time that any rule takes (11 days): system calls that wait take no more than some weeks."""
+
 MATCHES = ("exact", "best_fit", "fallback")
 """Ways to match a task's skills with an agent's, the preferred first."""
 
@@ -55,7 +58,9 @@ class AgentRules:
 class BalancingRules:
     """When the parent moves queued tasks between agents, and how many."""
 
-    interval_s: float = field(default=30.0, metadata=_says("Time between two cycles of balancing", "seconds", above=0))
+    interval_s: float = field(
+        default=30.0, metadata=_says("Time between two cycles of balancing", "seconds", above=0, most=LONGEST_S)
+    )
     severe_ratio: float = field(
         default=3.0,
         metadata=_says(
@@ -66,7 +71,8 @@ class BalancingRules:
         ),
     )
     check_s: float = field(
-        default=0.05, metadata=_says("Least time between two looks for such an imbalance", "seconds", above=0)
+        default=0.05,
+        metadata=_says("Least time between two looks for such an imbalance", "seconds", above=0, most=LONGEST_S),
     )
     max_tasks: int = field(default=3, metadata=_says("Tasks moved in one cycle, at most", "tasks", least=1))
 
@@ -118,6 +124,7 @@ class OrderRules:
             "How long an agent waits for the parent to hand it a more urgent task before it goes on with its own",
             "seconds",
             above=0,
+            most=LONGEST_S,
         ),
     )
 
@@ -151,7 +158,9 @@ class MatchingRules:
 class MetricsRules:
     """What is measured and remembered."""
 
-    sample_s: float = field(default=5.0, metadata=_says("Time between two samples of the metrics", "seconds", above=0))
+    sample_s: float = field(
+        default=5.0, metadata=_says("Time between two samples of the metrics", "seconds", above=0, most=LONGEST_S)
+    )
     keep_finished: int = field(
         default=10_000,
         metadata=_says("Finished tasks that remain known by their id, as dependencies for one", "tasks", least=0),

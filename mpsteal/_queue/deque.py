@@ -395,13 +395,19 @@ class Deques:
         return True
 
     def take_back(
-        self, slot: int, limit: int, levels: Sequence[int], runner: int | None = None
+        self,
+        slot: int,
+        limit: int,
+        levels: Sequence[int],
+        runner: int | None = None,
+        fits: Callable[[int], bool] | None = None,
     ) -> list[tuple[int, int, int]] | None:
         """Take up to `limit` queued chunks from the far end of an agent's ranges. Parent only.
 
         Args:
             levels: where to look, in this order.
             runner: only what this agent can run; None: everything.
+            fits: only ranges for whose first chunk it is true; None: all.
 
         Returns:
             `(level, lo, hi)` of what is in no deque any more and the caller must queue again, the last range first;
@@ -419,7 +425,7 @@ class Deques:
                 lo, hi = w[at], w[at + 1]
                 if claim == lo:
                     lo += 1  # its owner may be about to commit it, as in a steal
-                if lo < hi and (runner is None or self.can_run(lo, runner)):
+                if lo < hi and (runner is None or self.can_run(lo, runner)) and (fits is None or fits(lo)):
                     mid = max(lo, hi - limit)
                     w[at + 1] = mid
                     taken.append((level, mid, hi))

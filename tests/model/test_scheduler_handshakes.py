@@ -28,6 +28,7 @@ from mpsteal._queue import levels
 from mpsteal._queue import results as R
 from mpsteal._queue.arena import Page
 from mpsteal._queue.deque import ASK, RETRY, STOLEN, Deques
+from mpsteal.metrics import WorkStealingMetrics
 
 Check = Callable[[], None]
 
@@ -83,16 +84,15 @@ class ModelScheduling(Scheduling):
         segment: Any = SimpleNamespace(
             words=scene.world.words, layout=scene.layout, blocks_base=lambda owner: 0, block_span=1 << 20
         )
-        super().__init__(segment, scene.locks, scene.deques, [], [], rules=Rules(), metrics=None)  # type: ignore[arg-type]
+        metrics = WorkStealingMetrics()
+        super().__init__(segment, scene.locks, scene.deques, [], [], rules=Rules(), metrics=metrics)
         self.world = scene.world
-        self.crew: Any = SimpleNamespace(leaving=set(), alive={})
+        self.crew: Any = SimpleNamespace(leaving=set(), alive={}, add=lambda slot: None)
         self.pages: Any = SimpleNamespace(find=lambda chunk: None, sink_of=tasks.__getitem__)
         self.urgent = Urgent(self, Aging(8, 2), tuple(level for level in scene.deques.levels if level % 2))
         self.number_of(frozenset(), protected=False)
         for slot in range(scene.slots):
-            self.slots.append(slot)
-            self.names_of[slot], self.capabilities[slot], self.outcomes[slot] = str(slot), frozenset(), [0, 0]
-            self.placement.add_agent(slot, frozenset())
+            self.add_agent(str(slot), frozenset())
 
     def ring(self, agent: int) -> None:
         self.world.ring(agent)
@@ -112,6 +112,7 @@ def submit(
     endless: bool = False,
     fence_works: bool = True,
     asker: type[AskingAgent] = AskingAgent,
+    cancel: int = L.NONE,
     is_silent: bool = False,
     stops: bool = False,
 ) -> Check:
@@ -121,6 +122,7 @@ def submit(
         agents, endless: how many there are, and whether their tasks never end.
         fence_works: whether a fence is one.
         asker: how they ask.
+        cancel: a chunk that the parent then withdraws, if it still can.
         is_silent: whether the parent, once it holds the last batch, is in a long C call for a while.
         stops: whether it then ends the pool.
     """
@@ -157,6 +159,9 @@ def submit(
             world.words[L.LOOKED_NS] = 1
             scheduling.urgent.give_out()
             world.event("is back")
+        if cancel != L.NONE and scheduling._remove(cancel) is not None:
+            world.event("cancelled", cancel)
+            scheduling.urgent.give_out()
         if stops:
             world.words[L.STOP] = 1
             for slot in scheduling.slots:
@@ -178,8 +183,10 @@ def submit(
             late = log[log.index(("is back", 0)) : log.index(("start", batches[-1][0]))][1:]
             assert len(late) <= 1, f"asked once and never again: {late} first"
         assert len(started) == len(set(started)), f"{started}"
-        wanted = min(len(tasks), agents) if endless else len(tasks)
-        assert len(started) == wanted, f"all sleep or are busy, and of {sorted(tasks)} only {started} ran"
+        left = set(tasks) - {chunk for _, what, chunk in world.log if what == "cancelled"}
+        assert set(started) <= left, "cancelled, and yet it ran"
+        wanted = min(len(left), agents) if endless else len(left)
+        assert len(started) == wanted, f"all sleep or are busy, and of {sorted(left)} only {started} ran"
         scene.deques.validate()
 
     return check
@@ -235,6 +242,18 @@ def test_held_tasks_are_handed_out_at_length(memory: str) -> None:
     for agents, batches in LARGE:
         explore_randomly(
             lambda w, n=agents, b=batches: submit(w, b, agents=n), rounds=20_000, seed=seed(), memory=memory
+        )
+
+
+def test_cancelled_task_keeps_nobody_waiting() -> None:
+    """Who asked for it goes on with what it has."""
+    for chunk in (1, 2):
+        explore(lambda w, c=chunk: submit(w, [(0, 2, PLAIN), (2, 3, URGENT)], cancel=c), preemptions=1)
+        explore_randomly(
+            lambda w, c=chunk: submit(w, [(0, 2, PLAIN), (2, 3, URGENT)], agents=2, cancel=c),
+            rounds=100,
+            seed=seed(),
+            memory="tso",
         )
 
 

@@ -242,8 +242,8 @@ class TestRemove:
         pid, engine, take_back = agent.pid, scheduler._engine, scheduler._engine.deques.take_back
         assert pid is not None
 
-        def take_back_slowly(*args: Any) -> Any:
-            taken = take_back(*args)
+        def take_back_slowly(*args: Any, **kwds: Any) -> Any:
+            taken = take_back(*args, **kwds)
             gate.open()
             wait_until(lambda: engine.status()[0]["parked"] or is_gone(pid), "nothing to do")
             return taken
@@ -346,7 +346,7 @@ class TestRemove:
         rare = scheduler.submit_tasks([Task("t", ["cobol"], fn=tasks.my_pid) for _ in range(10)])
         wait_taken_in(scheduler)
         with monkeypatch.context() as patch:
-            patch.setattr(scheduler._engine.deques, "take_back", lambda *_: None)
+            patch.setattr(scheduler._engine.deques, "take_back", lambda *_, **__: None)
             scheduler.remove_agent("old", drain=False)
             wait_gone_for_good(scheduler, 0)
             new = scheduler.register_agent(Agent("new", ["java"]))
@@ -424,7 +424,7 @@ class TestDeath:
         pid = kill(agent)
         error = held.exception(ALARM_S)
         assert isinstance(error, AgentDiedError)
-        assert (error.pid, error.exitcode, error.agent) == (pid, -signal.SIGKILL, agent._slot)
+        assert (error.pid, error.exitcode, error.agent) == (pid, -signal.SIGKILL, "a")
         for word in ("'hold-0'", str(held.id), "'a'", "SIGKILL"):
             assert word in str(error)
         again = pickle.loads(pickle.dumps(error))
