@@ -34,8 +34,8 @@ from ._agent.launch import Balancing
 from ._engine.balance import Rebalancing
 from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
-from ._engine.schedule import CLASSES, LEVELS, Scheduling
-from ._engine.urgent import GROUP_SHIFT, LEVELS_PER_PRIORITY
+from ._engine.schedule import CLASSES, LEVELS, LEVELS_PER_PRIORITY, Scheduling
+from ._engine.urgent import GROUP_SHIFT
 from ._policy.graph import find_cycle
 from ._queue import layout as L
 from .config import Config, load_config

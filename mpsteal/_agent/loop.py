@@ -360,11 +360,14 @@ class Agent:
     """When the parent had last looked, as we asked and got no answer."""
 
     def _is_more_urgent_held(self) -> bool:
-        """Whether the parent holds something more urgent than all that is queued here. Looked at again once we are
-        parked (D-9): it may have handed that over before, to us or to another, and then it does not ring.
+        """Whether the parent holds something more urgent than all that it has handed over and is queued here. Looked at
+        again once we are parked (D-9): it may have handed that over before, to us or to another, and then it does not
+        ring.
         """
-        level = self.words[self.base + L.HELD] - 1
-        return level >= 0 and not self.deques.queued_at(self.slot, [at for at in self.deques.levels if at >= level])
+        assert self.rules is not None
+        level, step = self.words[self.base + L.HELD] - 1, self.rules.levels_per_priority
+        handed_over = [at for at in self.deques.levels if at >= level and at % step == step - 1]
+        return level >= 0 and not self.deques.queued_at(self.slot, handed_over)
 
     @property
     def _slots(self) -> range:
@@ -414,12 +417,12 @@ class Agent:
         asleep = [a for a in self._slots if a != self.slot and words[layout.agent(a) + L.PARKED]]
         if not asleep or (rules is not None and not rules.steals):
             return
-        if rules is not None:
-            asleep = [a for a in asleep if deques.can_get_work(a)][:1]
-            if asleep:
+        if rules is None:
+            if sum(map(deques.queued, self._slots)) >= 2:
                 self.ring(asleep[0])
-        elif sum(map(deques.queued, self._slots)) >= 2:
-            self.ring(asleep[0])
+        elif sum(deques.queued_at(a, rules.steal_levels) for a in self._slots) >= 2:
+            for agent in [a for a in asleep if deques.can_get_work(a)][:1]:
+                self.ring(agent)
 
     def ring(self, slot: int) -> None:
         """Ring an agent's doorbell. A full pipe means it has been rung enough."""

@@ -40,10 +40,11 @@ from ..errors import (
 from .balance import Balancer
 from .dispatch import Batch, Dispatcher
 from .limits import Limits
-from .urgent import GROUP_SHIFT, LEVELS_PER_PRIORITY, Urgent
+from .urgent import GROUP_SHIFT, Urgent
 
 logger = logging.getLogger("mpsteal")
 
+LEVELS_PER_PRIORITY = 2
 LEVELS = 5 * LEVELS_PER_PRIORITY
 
 _CLASS_MASK = (1 << GROUP_SHIFT) - 1

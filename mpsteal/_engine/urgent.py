@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from .schedule import Scheduling
 
 
-LEVELS_PER_PRIORITY = 2
-
 GROUP_SHIFT = 32
 """`_group` of a task is its level and, in the low bits, its class: equal where tasks may share a range."""
 
@@ -45,8 +43,6 @@ class Urgent:
         """Ranges of chunks [lo, hi), by class and level; one chunk each where tasks have a deadline."""
         self.count = 0
         """Chunks that are held."""
-        self._since: dict[int, int] = {}
-        """By level: how many tasks were finished when it was last handed out, or began to wait; see `_risen`."""
         self.changed = False
         """Whether anything has changed since `give_out`: what is held, or the agents."""
 
@@ -158,15 +154,6 @@ class Urgent:
             self.tell()
             scheduling.announce()
 
-    def _risen(self, level: int) -> int:
-        """A level that waits, as agents see it: it rises as it would in their deques (`Aging`), by one priority for
-        each `order.aging_tasks` tasks that each agent has finished meanwhile. Else work that is plain, and at hand,
-        would keep out what is less urgent and held for its deadline for ever."""
-        scheduling = self._scheduling
-        passed: int = scheduling.metrics.finished - self._since.get(level, scheduling.metrics.finished)
-        steps = passed // (scheduling.rules.order.aging_tasks * max(1, len(scheduling.slots)))
-        return min(self._levels[0], level + LEVELS_PER_PRIORITY * steps)
-
     def _hand(self, slot: int, number: int, numbers: list[int], most: int) -> int:
         """Give an agent the most urgent range of these classes, or its front; returns how many chunks that were."""
         found = self._held.pop_item(numbers)
@@ -179,7 +166,6 @@ class Urgent:
             first = self._scheduling.tasks_of(lo + take, lo + take + 1)[0]
             self._held.add(number, level, None, first._seq, (lo + take, hi))
         self.count -= take
-        self._since.pop(level, None)
         self._scheduling.assign(slot, level, lo, lo + take)
         return take
 
@@ -216,12 +202,10 @@ class Urgent:
         scheduling, held = self._scheduling, self._held
         words, layout = scheduling.words, scheduling.segment.layout
         numbers = held.classes()
-        waiting = set(held.levels_of(numbers))
-        self._since = {level: self._since.get(level, scheduling.metrics.finished) for level in waiting}
         for slot in scheduling.slots:
             base = layout.agent(slot)
             mine = [n for n in numbers if scheduling.can_get(n, slot)]
-            value = 1 + max(map(self._risen, held.levels_of(mine)), default=-1)
+            value = 1 + held.highest(mine)
             before = words[base + L.HELD]
             if value != before:
                 words[base + L.HELD] = value

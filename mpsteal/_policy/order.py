@@ -225,15 +225,14 @@ class Backlog(Generic[T]):
 
     def highest(self, numbers: Collection[int]) -> int:
         """Highest level, not counting age, with anything of these classes; -1: none."""
-        return max(self.levels_of(numbers), default=-1)
+        return max(self._levels_of(numbers), default=-1)
 
-    def levels_of(self, numbers: Collection[int]) -> list[int]:
-        """Levels with anything of these classes, in no order."""
+    def _levels_of(self, numbers: Collection[int]) -> list[int]:
         return [level for level, queues in self._levels.items() if not queues.keys().isdisjoint(numbers)]
 
     def _first(self, numbers: Collection[int]) -> _Queue[T] | None:
         """The queue whose first entry, valid, is the most urgent of these classes."""
-        levels = self.levels_of(numbers)
+        levels = self._levels_of(numbers)
         if not levels:
             return None
         queues = self._levels[self._aging.peek(levels)]

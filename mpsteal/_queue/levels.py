@@ -12,7 +12,7 @@ parent, tell what the owner cannot see in its own deque:
     NEWS  grows by one after every push to this agent and every change of HELD. While it stays the same, and others only
           take away, the range at hand is still the right one, so no lock is needed.
     HELD  0, or 1 + the highest level of what the parent holds back and would hand to this agent. Whoever is about to
-          start something less urgent returns ASK in place of a chunk; the agent then parks for a while.
+          start something whose turn comes after that returns ASK in place of a chunk; the agent then parks for a while.
 
 Both are hints: an owner that sees them late starts one chunk that it would not have started. So they need no fence of
 their own (NEWS is written after the push it tells of, and `order` keeps that order).
@@ -35,6 +35,9 @@ class Turns(Protocol):
 
     def choose(self, waiting: Sequence[int]) -> int:
         """The level to take from, and account for it."""
+
+    def peek(self, waiting: Sequence[int]) -> int:
+        """The same without accounting."""
 
     def steady(self, waiting: Sequence[int], chosen: int) -> int:
         """How many more may be taken from there before the choice could be another."""
@@ -100,16 +103,22 @@ def make_take(deques: Deques, slot: int, turns: Turns) -> Callable[[bool], int]:
         if w[mark] and not repair(slot):
             unlock()
             return RETRY
-        seen = w[news]  # before the look at what it tells of
+        # Both before the look at the ranges: what they tell of is there, and what is held no more was handed over.
+        seen, level = w[news], w[held] - 1
         found = first_ranges()
         if not found:
             unlock()
             return EMPTY
         waiting = list(found)
-        asks = w[held] > waiting[0] + 1
-        if asks and not ignore_held:
-            unlock()
-            return ASK
+        # What the parent holds waits, too, and rises with age as if it were here.
+        asks = False
+        if level >= 0 and level not in found:
+            asks = turns.peek([*waiting, level]) == level
+            if asks and not ignore_held:
+                unlock()
+                return ASK
+            if not asks:
+                waiting.append(level)
         chosen = turns.choose(waiting)
         left = turns.steady(waiting, chosen)
         at = found[chosen]

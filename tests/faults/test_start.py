@@ -261,7 +261,7 @@ class SlowStart:
 
 
 def test_handler_that_raises_as_the_engine_starts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An alarm's handler may raise at any point of the main thread, also when the engine's thread is running already."""
+    """An alarm's handler may raise at any point of the main thread, also when the engine's thread runs already."""
     start = threading.Thread.start
 
     def start_and_raise(thread: threading.Thread) -> None:

@@ -583,8 +583,8 @@ LEVELS_MUTANTS: dict[str, tuple[tuple[str, str], SceneMaker]] = {
     ),
     "owner reads the news after what it tells of": (
         (
-            "        seen = w[news]  # before the look at what it tells of\n        found = first_ranges()\n",
-            "        found = first_ranges()\n        seen = w[news]\n",
+            "        seen, level = w[news], w[held] - 1\n        found = first_ranges()\n",
+            "        level = w[held] - 1\n        found = first_ranges()\n        seen = w[news]\n",
         ),
         higher_level_is_pushed,
     ),
@@ -608,7 +608,7 @@ LEVELS_MUTANTS: dict[str, tuple[tuple[str, str], SceneMaker]] = {
         higher_level_is_pushed,
     ),
     "owner does not ask": (
-        ("asks = w[held] > waiting[0] + 1", "asks = False"),
+        ("asks = turns.peek([*waiting, level]) == level", "asks = False"),
         owner_asks,
     ),
 }
