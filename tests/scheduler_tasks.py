@@ -75,6 +75,16 @@ class PickledAtGate:
         return identity, (self.value,)
 
 
+class LoadedAtGate:
+    """A value that stays at a gate while it is unpickled: the agent has claimed the task, and its call has not begun."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    def __reduce__(self) -> Any:
+        return pass_and_pid, (self.gate,)
+
+
 def result_at_gate(gate: Gate, value: Any) -> PickledAtGate:
     return PickledAtGate(gate, value)
 

@@ -41,7 +41,9 @@ class AskingAgent(ModelAgent):
 
     def __init__(self, scene: Scene, slot: int) -> None:
         super().__init__(scene, slot)
-        self.rules: Any = SimpleNamespace(steals=True, steal_levels=self.deques.steal_levels, ask_ms=1, levels_per_priority=2)
+        self.rules: Any = SimpleNamespace(
+            steals=True, steal_levels=self.deques.steal_levels, ask_ms=1, levels_per_priority=2
+        )
         self.take = levels.make_take(self.deques, slot, Aging(8, 2))
 
     def _wait(self, timeout_ms: int | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
@@ -127,6 +128,40 @@ class TestRegister:
         scheduler.register_agent(Agent("now there is room"))
         assert scheduler.submit_task(Task("t", fn=tasks.double, args=(1,))).result(ALARM_S) == 2
         check_at_rest(scheduler)
+
+    def test_when_the_system_refuses_a_process_the_others_go_on_and_it_can_be_tried_again(
+        self, open_scheduler: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scheduler = open_scheduler(Agent("a"), method="fork")
+        wait_ready(scheduler)
+
+        def refuse() -> int:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fork", refuse)
+            with pytest.raises(BlockingIOError):
+                scheduler.register_agent(Agent("b"))
+            assert list(scheduler.agents) == ["a"]
+            pid = kill(scheduler.agents["a"])
+            wait_until(lambda: scheduler._engine.crew._respawn_at, "its replacement refused")
+            waits = scheduler.submit_tasks([Task("t", fn=tasks.double, args=(i,)) for i in range(10)])
+            wait_taken_in(scheduler)
+        assert [task.result(ALARM_S) for task in waits] == list(range(0, 20, 2))
+        assert scheduler.agents["a"].pid not in (None, pid)
+        scheduler.register_agent(Agent("b"))
+        wait_ready(scheduler)
+        check_at_rest(scheduler)
+
+    @pytest.mark.parametrize("method", ["spawn", "forkserver"])
+    def test_an_initializer_that_cannot_travel_is_refused_with_the_agent(
+        self, open_scheduler: Open, method: str
+    ) -> None:
+        scheduler = open_scheduler(method=method, initializer=lambda: None)
+        with pytest.raises((AttributeError, pickle.PicklingError)):
+            scheduler.register_agent(Agent("a"))
+        assert not scheduler.agents
+        assert scheduler.get_metrics()["agents"]["registered"] == 0
 
     def test_the_agents_cannot_be_changed_from_outside(self, open_scheduler: Open) -> None:
         scheduler = open_scheduler(Agent("a"))
@@ -411,7 +446,7 @@ class TestRemove:
         check_at_rest(scheduler)
 
 
-class TestDeath:
+class TestFailureOfAnAgent:
     def test_its_queue_is_redistributed_and_the_running_task_fails(
         self, open_scheduler: Open, gates: Gates, start_method: str, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -575,7 +610,7 @@ class TestDeath:
         assert sorted(map(int, lines(noted))) == sorted(agent.pid or 0 for agent in scheduler.agents.values())
 
 
-class TestDeathWithoutReplacement:
+class TestFailureWithoutReplacement:
     def test_others_take_over(self, open_scheduler: Open, gates: Gates) -> None:
         scheduler = open_scheduler(*agents(2), agents__replace_dead=False)
         gate = gates("held")

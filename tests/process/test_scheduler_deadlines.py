@@ -16,6 +16,7 @@ import fault_tasks as tasks
 import pytest
 from gates import Gates, pass_gate
 from scheduler_tasks import (
+    LoadedAtGate,
     agents,
     check_at_rest,
     hold,
@@ -296,6 +297,15 @@ class TestTimeout:
         gate.wait_arrived()
         assert isinstance(task.exception(ALARM_S), TaskTimeoutError)
         wait_gone([int(pid) for pid in lines(noted)])
+
+    def test_counts_while_the_arguments_are_loaded(self, open_scheduler: Open, gates: Gates) -> None:
+        scheduler = open_scheduler(Agent("a"))
+        gate = gates("loading")
+        task = scheduler.submit_task(Task("t", fn=tasks.identity, args=(LoadedAtGate(gate),), timeout=0.1))
+        gate.wait_arrived()
+        assert isinstance(task.exception(ALARM_S), TaskTimeoutError)
+        assert scheduler.submit_task(Task("next", fn=tasks.double, args=(1,))).result(ALARM_S) == 2
+        check_at_rest(scheduler)
 
     def test_retries_are_for_deaths_and_not_for_time(self, open_scheduler: Open, gates: Gates, tmp_path: Path) -> None:
         scheduler = open_scheduler(Agent("a"))

@@ -20,7 +20,7 @@ from mpsteal import Agent, AgentDiedError, DependencyError, Task, TaskCancelledE
 Open = Callable[..., WorkStealingScheduler]
 
 
-class TestOrder:
+class TestDependencies:
     def test_a_task_runs_after_all_that_it_names(self, open_scheduler: Open, gates: Gates, tmp_path: Path) -> None:
         scheduler = open_scheduler(*agents(3))
         noted = str(tmp_path / "noted")

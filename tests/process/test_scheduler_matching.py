@@ -209,7 +209,7 @@ class TestNeverWhereASkillIsMissing:
         check_at_rest(scheduler)
 
 
-class TestUnmatched:
+class TestNoAgentCanRunIt:
     def test_waits_with_one_warning_that_names_the_missing_skills_until_such_an_agent_registers(
         self, open_scheduler: Open, caplog: pytest.LogCaptureFixture
     ) -> None:

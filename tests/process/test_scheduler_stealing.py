@@ -39,10 +39,31 @@ def lengths(scheduler: WorkStealingScheduler) -> list[int]:
     return [agent.queue_length for agent in scheduler.agents.values()]
 
 
-class TestPull:
+class TestStrategyHybrid:
+    def test_is_the_default_agents_pull_and_the_parent_pushes(self, open_scheduler: Open, gates: Gates) -> None:
+        """One agent has nothing and takes some. Another has one task, so it takes none, and is given some."""
+        scheduler = open_scheduler(Agent("a", ["x", "z"]), Agent("b", ["x", "y"]))
+        assert scheduler.config.strategy == "hybrid"
+        gate = gates("held")
+        for skill in "zy":
+            hold(scheduler, gate, (skill,))
+        fill(scheduler, gate, 1, skill_requirements=["y"])
+        with_push = fill(scheduler, gate, 30, skill_requirements=["z"])
+        assert lengths(scheduler) == [30, 1]
+        scheduler.register_agent(Agent("c", ["z"]))
+        gate.wait_arrived()
+        wait_until(lambda: scheduler.get_metrics()["migrations"]["succeeded"], "some pushed")
+        assert scheduler.agents["c"].current_task in with_push
+        gate.open()
+        metrics = check_at_rest(scheduler)
+        assert metrics["steals"]["successful"] >= 1
+        assert metrics["rebalance_cycles"] >= 1
+
+
+class TestStrategyPull:
     """Agents request work; nothing else moves any."""
 
-    def test_idle_agent_takes_at_most_three_from_the_far_end(self, open_scheduler: Open, gates: Gates) -> None:
+    def test_how_much_at_most_three_from_the_far_end(self, open_scheduler: Open, gates: Gates) -> None:
         scheduler = open_scheduler(Agent("a"), strategy="pull")
         gate, first = gates("held"), gates("first")
         (running,) = hold(scheduler, first)
@@ -73,7 +94,7 @@ class TestPull:
         gate.open()
         check_at_rest(scheduler)
 
-    def test_from_the_busiest_first(self, open_scheduler: Open, gates: Gates) -> None:
+    def test_from_whom_the_busiest_first(self, open_scheduler: Open, gates: Gates) -> None:
         scheduler = open_scheduler(
             Agent("a", ["a", "x"]), Agent("b", ["b", "x"]), Agent("c", ["c", "x"]), strategy="pull"
         )
@@ -153,7 +174,7 @@ class TestPull:
         assert metrics["steals"]["successful"] >= 1
 
 
-class TestPush:
+class TestStrategyPush:
     """The parent intervenes; agents take nothing by themselves."""
 
     def test_agents_do_not_steal(self, open_scheduler: Open, gates: Gates) -> None:
@@ -170,7 +191,7 @@ class TestPush:
         assert metrics["steals"]["successful"] == metrics["steals"]["tasks"] == 0
         assert metrics["per_agent"]["a"]["done"] == 21
 
-    def test_severe_imbalance_is_mended_at_once(self, open_scheduler: Open, gates: Gates) -> None:
+    def test_rebalance_at_once_on_severe_imbalance(self, open_scheduler: Open, gates: Gates) -> None:
         """The next cycle by time would be in an hour."""
         scheduler = open_scheduler(Agent("a"), strategy="push", balancing__interval_s=3600.0)
         gate = gates("held")
@@ -187,7 +208,7 @@ class TestPush:
         assert metrics["steals"]["successful"] == 0
         assert {task.agent_id for task in group} == {"a", "b"}
 
-    def test_cycles_come_by_time(self, open_scheduler: Open, gates: Gates) -> None:
+    def test_rebalance_by_time(self, open_scheduler: Open, gates: Gates) -> None:
         """An imbalance that is not severe: 6 tasks are busy, 1 is idle, the ratio is allowed."""
         scheduler = open_scheduler(
             Agent("a", ["a", "x"]),
@@ -210,6 +231,32 @@ class TestPush:
         cycles = scheduler.get_metrics()["rebalance_cycles"]
         wait_until(lambda: scheduler.get_metrics()["rebalance_cycles"] > cycles + 2, "more cycles")
         assert lengths(scheduler) == [5, 1, 0], "nobody is busy any more"
+        gate.open()
+        check_at_rest(scheduler)
+
+    @pytest.mark.parametrize(
+        ("longest", "shortest", "severe"), [(7, 2, True), (6, 2, False), (6, 0, True), (5, 0, False)]
+    )
+    def test_imbalance_is_severe_by_its_ratio_or_if_one_is_busy_and_one_has_nothing(
+        self, open_scheduler: Open, gates: Gates, longest: int, shortest: int, severe: bool
+    ) -> None:
+        """Nothing can move here, so the queues stay as they are, and only the cycles tell."""
+        scheduler = open_scheduler(
+            Agent("a", ["a"]),
+            Agent("b", ["b"]),
+            strategy="push",
+            balancing__interval_s=3600.0,
+            balancing__check_s=0.001,
+        )
+        gate = gates("held")
+        for skill in "ab":
+            hold(scheduler, gate, (skill,))
+        fill(scheduler, gate, shortest, skill_requirements=["b"])
+        fill(scheduler, gate, longest, skill_requirements=["a"])
+        began = time.monotonic()
+        wait_until(lambda: time.monotonic() - began > 0.05, "time for many looks")
+        assert lengths(scheduler) == [longest, shortest]
+        assert (scheduler.get_metrics()["rebalance_cycles"] > 0) == severe
         gate.open()
         check_at_rest(scheduler)
 
