@@ -76,7 +76,7 @@ class PickledAtGate:
 
 
 class LoadedAtGate:
-    """A value that stays at a gate while it is unpickled: the agent has claimed the task, and its call has not begun."""
+    """A value that stays at a gate while it is unpickled: the task has been claimed, and its call has not begun."""
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate

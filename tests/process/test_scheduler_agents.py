@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import pickle
 import random
@@ -12,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import fault_tasks as tasks
 import pytest
@@ -54,10 +55,8 @@ def kill(agent: Agent) -> int:
 
 class TestRegister:
     def test_agents_of_a_scheduler_that_is_not_started_start_with_it(self, start_method: str) -> None:
-        from multiprocessing import get_context
-
         first, second = Agent("a", ["python"]), Agent("b", ["java"])
-        scheduler = WorkStealingScheduler(context=get_context(start_method))
+        scheduler = WorkStealingScheduler(context=multiprocessing.get_context(start_method))
         assert scheduler.register_agent(first) is first
         scheduler.register_agent(second)
         assert first.pid is None and first.state == "new" and first.queue_length == 0
@@ -135,11 +134,11 @@ class TestRegister:
         scheduler = open_scheduler(Agent("a"), method="fork")
         wait_ready(scheduler)
 
-        def refuse() -> int:
+        def refuse(_: Any) -> NoReturn:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fork", refuse)
+            patch.setattr(multiprocessing.context.ForkProcess, "_Popen", staticmethod(refuse))
             with pytest.raises(BlockingIOError):
                 scheduler.register_agent(Agent("b"))
             assert list(scheduler.agents) == ["a"]
