@@ -78,7 +78,8 @@ class Agent:
 
             point = steal_point_of(rules.steal_tasks)
             self.deques = Deques(self.words, self.segment.layout, self.locks, point, rules.steal_levels)
-            self.take = make_take(self.deques, self.slot, Aging(rules.aging_tasks, rules.levels_per_priority))
+            turns = Aging(rules.aging_tasks, rules.levels_per_priority)
+            self.take = make_take(self.deques, self.slot, turns, rules.levels_per_priority)
         self.results = R.ResultWriter(self.segment, self.slot, self.locks, self._wait_for_room)
         self.encoder = Encoder()
         self.functions: dict[int, Any] = {}
@@ -335,10 +336,10 @@ class Agent:
                 return True
 
     def ask(self) -> bool:
-        """The parent holds something more urgent: park, so that it hands it over. False when it does not answer.
+        """The parent holds something more urgent: park, so that it hands it over. False when it does not answer, or
+        will not hand over more: then we go on with what we have.
 
-        Bounded, since the parent's main thread may be in one long C call: then we go on with what we have, and wait no
-        more before it has looked.
+        Bounded, since the parent's main thread may be in one long C call: then we wait no more before it has looked.
         """
         assert self.rules is not None
         words = self.words
@@ -347,8 +348,8 @@ class Agent:
             return False
         words[self.base + L.PARKED] = 1
         self.locks.fence()
-        answered = bool(words[L.STOP] or words[self.base + L.LEAVE]) or not self._is_more_urgent_held()
-        if not answered:
+        answered = bool(words[L.STOP] or words[self.base + L.LEAVE])
+        if not answered and self._is_more_urgent_held():
             self.ring_parent()
             answered = self._wait(self.rules.ask_ms)
             if not answered:

@@ -46,8 +46,10 @@ class Turns(Protocol):
         """Account for `n` more."""
 
 
-def make_take(deques: Deques, slot: int, turns: Turns) -> Callable[[bool], int]:
+def make_take(deques: Deques, slot: int, turns: Turns, step: int = 2) -> Callable[[bool], int]:
     """The owner's `take` for several levels. The closure's argument says whether to ignore what the parent holds.
+
+    Of every `step` levels the last is for what the parent has held and handed over.
 
     It returns a chunk number (claimed and committed), or `EMPTY`, `RETRY`, `ASK`.
     """
@@ -114,13 +116,17 @@ def make_take(deques: Deques, slot: int, turns: Turns) -> Callable[[bool], int]:
         asks = False
         if level >= 0 and level not in found:
             asks = turns.peek([*waiting, level]) == level
-            if asks and not ignore_held:
+            # What the parent has handed over goes first: it came in the parent's order, and it gives no more before.
+            if asks and not ignore_held and not any(at > level and at % step == step - 1 for at in waiting):
                 unlock()
                 return ASK
-            if not asks:
-                waiting.append(level)
-        chosen = turns.choose(waiting)
-        left = turns.steady(waiting, chosen)
+            waiting.append(level)
+        if asks:
+            chosen, left = turns.peek(list(found)), 0
+            turns.took(waiting, chosen, 1)
+        else:
+            chosen = turns.choose(waiting)
+            left = turns.steady(waiting, chosen)
         at = found[chosen]
         chunk = w[at]
         w[claim_at] = at

@@ -259,8 +259,12 @@ def test_cancelled_task_keeps_nobody_waiting() -> None:
         )
 
 
-def test_as_many_plain_tasks_run_as_there_are_agents() -> None:
-    for batches in ([(0, 2, PLAIN)], [(0, 1, PLAIN), (1, 2, PLAIN)]):
+def test_as_many_tasks_run_as_there_are_agents() -> None:
+    """None is a hostage of one that never ends, while another agent is free.
+
+    What it has found: a task that was handed to an agent between its look at its own ranges and the one at HELD.
+    """
+    for batches in ([(0, 2, PLAIN)], [(0, 1, PLAIN), (1, 2, PLAIN)], [(0, 1, PLAIN), (1, 2, URGENT)]):
         explore_randomly(
             lambda w, b=batches: submit(w, b, agents=2, endless=True), rounds=200, seed=seed(), memory="tso"
         )
@@ -299,6 +303,21 @@ class Hasty(AskingAgent):
 
     def _is_more_urgent_held(self) -> bool:
         return True
+
+
+def test_model_finds_a_look_at_the_ranges_before_the_one_at_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = mutant_of(
+        levels,
+        (
+            "        seen, level = w[news], w[held] - 1\n        found = first_ranges()\n",
+            "        seen = w[news]\n        found = first_ranges()\n        level = w[held] - 1\n",
+        ),
+    )
+    monkeypatch.setattr(levels, "make_take", late["make_take"])
+    with pytest.raises(Violation, match="all sleep or are busy"):
+        explore_randomly(
+            lambda w: submit(w, [(0, 1, PLAIN), (1, 2, URGENT)], agents=2, endless=True), rounds=5_000, seed=1
+        )
 
 
 def test_model_finds_the_agent_that_does_not_look_again() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,46 @@ class TestUrgent:
             os.kill(agent.pid, signal.SIGCONT)
         assert scheduler.wait_all(ALARM_S)
         assert lines(noted) == ["5", "4", "1"]
+        check_at_rest(scheduler)
+
+    def test_an_agent_does_not_ask_for_what_it_will_not_get(
+        self, open_scheduler: Open, gates: Gates, tmp_path: Path
+    ) -> None:
+        """What is held has grown old beside tasks that were handed over and are more urgent, and turn out long. Those
+        come first, and the parent hands over no more meanwhile."""
+        agent = Agent("a")
+        scheduler = open_scheduler(agent, order__aging_tasks=1, order__ahead_tasks=3)
+        for _ in range(3):
+            scheduler.submit_tasks([Task("short") for _ in range(200)])
+            assert scheduler.wait_all(ALARM_S)
+        wait_ready(scheduler)
+        noted, gate = str(tmp_path / "noted"), gates("long")
+        go_on = threading.Event()
+        blocker = threading.Thread(target=scheduler._engine.call, args=(lambda: go_on.wait(ALARM_S),))
+        assert agent.pid is not None
+        os.kill(agent.pid, signal.SIGSTOP)
+        try:
+            for priority, count in ((2, 3), (1, 1)):
+                made = [
+                    Task("t", priority=priority, deadline=100.0, fn=note_and_pass, args=(noted, priority, gate))
+                    for _ in range(count)
+                ]
+                scheduler.submit_tasks(made)
+                wait_taken_in(scheduler)
+            assert agent.queue_length == 3 and scheduler.get_metrics()["tasks"]["held"] == 1
+            blocker.start()  # the parent does nothing until it is clear that the first of them is not short
+        finally:
+            os.kill(agent.pid, signal.SIGCONT)
+        gate.wait_arrived()
+        started = time.monotonic()
+        wait_until(lambda: time.monotonic() - started > 0.05, "the task no longer short")
+        go_on.set()
+        blocker.join()
+        wait_taken_in(scheduler)
+        assert scheduler.get_metrics()["tasks"]["held"] == 1
+        gate.open()
+        assert scheduler.wait_all(ALARM_S)
+        assert lines(noted) == ["2", "2", "2", "1"]
         check_at_rest(scheduler)
 
     def test_it_goes_to_an_idle_agent_at_once(self, open_scheduler: Open, gates: Gates) -> None:
