@@ -281,6 +281,25 @@ def test_agent_asks_again_once_its_silent_parent_has_looked(fenced: bool) -> Non
     )
 
 
+def test_what_was_handed_over_is_not_held_up_by_what_is_less_urgent() -> None:
+    """Its turn has come by age, the parent is silent, and others that were more urgent when they came are here."""
+
+    def scene(world: World) -> Check:
+        scene = Scene(world, 1, levels=4, classes=1, steal_levels=(0, 2))
+        scene.preload(0, (0, 4), level=MORE_URGENT)
+        agent = AskingAgent(scene, 0)
+        agent.take = levels.make_take(scene.deques, 0, Aging(1, 2))
+        world.cells[agent.base + L.HELD] = 1 + URGENT
+        world.actor("agent", lambda: agent.serve_chunks(False))
+
+        def check() -> None:
+            assert [chunk for _, what, chunk in world.log if what == "start"] == [0, 1, 2, 3]
+
+        return check
+
+    explore(scene)
+
+
 def test_no_agent_sleeps_through_the_end() -> None:
     """Also not when it asks for what will not come any more."""
     explore(lambda world: submit(world, ONE, stops=True), preemptions=2)
@@ -301,7 +320,12 @@ def test_model_finds_the_missing_fence() -> None:
 class Hasty(AskingAgent):
     """Does not look again once it is parked."""
 
-    def _is_more_urgent_held(self) -> bool:
+    def ask(self) -> bool:
+        self.words[self.base + L.PARKED] = 1
+        self.locks.fence()
+        self.ring_parent()
+        self._wait(1)
+        self._unpark()
         return True
 
 

@@ -247,6 +247,39 @@ class TestUrgent:
         assert len(lines(noted)) == 40
         check_at_rest(scheduler)
 
+    @pytest.mark.parametrize("seed", [1, 2])
+    def test_no_agent_waits_for_an_answer_that_does_not_come(
+        self, open_scheduler: Open, tmp_path: Path, seed: int
+    ) -> None:
+        """Tasks of all levels and lengths flow, some are withdrawn; the wait for an answer has no end here, so one that
+        is missed is seen."""
+        chance = random.Random(seed)
+        scheduler = open_scheduler(Agent("a", ["x"]), Agent("b", ["x", "y"]), Agent("c"), order__aging_tasks=2)
+        noted = str(tmp_path / "noted")
+        made: list[Task] = []
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            group = [
+                Task(
+                    "t",
+                    chance.choice([[], ["x"], ["y"]]),
+                    chance.randrange(1, 6),
+                    fn=tasks.note_and_spin,
+                    args=(noted, len(made) + i, chance.choice([0, 0, 0, 0.001, 0.012])),
+                    deadline=chance.choice([None, None, 100.0]),
+                )
+                for i in range(chance.randrange(1, 8))
+            ]
+            made += scheduler.submit_tasks(group)
+            if chance.random() < 0.2:
+                chance.choice(made[-20:]).cancel()
+            if chance.random() < 0.3:
+                assert scheduler.wait_all(ALARM_S), f"seed {seed}"
+        assert scheduler.wait_all(ALARM_S), f"seed {seed}"
+        ran = sorted(map(int, lines(noted)))
+        assert ran == [i for i, task in enumerate(made) if not task.cancelled()]
+        check_at_rest(scheduler)
+
 
 class TestAging:
     @pytest.mark.parametrize("high", [3, 5])
