@@ -53,7 +53,6 @@ class TestDeadline:
         gate = gates("held")
         (held,) = hold(scheduler, gate)
         waits = scheduler.submit_task(Task("waits", fn=tasks.double, args=(4,), deadline=0.02))
-        assert not waits.deadline_missed
         wait_until(lambda: waits.deadline_missed, "the deadline seen to pass while the task waits")
         assert not waits.done()
         assert scheduler.get_metrics()["deadlines"] == {"missed": 1, "at_risk": 0}
@@ -196,7 +195,6 @@ class TestTimeout:
         before = agent.pid
         gate = gates("running")
         task = scheduler.submit_task(Task("endless", fn=tasks.arrive_and_sleep, args=(gate,), timeout=0.1))
-        gate.wait_arrived()
         error = task.exception(ALARM_S)
         assert type(error) is TaskTimeoutError
         assert (error.task, error.timeout_s) == ("endless", 0.1)
@@ -215,8 +213,8 @@ class TestTimeout:
         gate = gates("held")
         hold(scheduler, gate)
         submitted = time.monotonic()
-        waits = [scheduler.submit_task(Task("t", fn=tasks.double, args=(i,), timeout=0.2)) for i in range(5)]
-        wait_until(lambda: time.monotonic() - submitted > 0.4, "twice the limit")
+        waits = [scheduler.submit_task(Task("t", fn=tasks.double, args=(i,), timeout=1)) for i in range(5)]
+        wait_until(lambda: time.monotonic() - submitted > 1.2, "more than the limit")
         gate.open()
         assert [task.result(ALARM_S) for task in waits] == [0, 2, 4, 6, 8]
         assert check_at_rest(scheduler)["timeouts"] == 0
@@ -232,28 +230,29 @@ class TestTimeout:
         assert check_at_rest(scheduler)["per_agent"]["a"]["failed"] == 1
 
     def test_queue_mates_keep_their_places(self, open_scheduler: Open, gates: Gates, tmp_path: Path) -> None:
-        """The other agent could not have more work, and may not take: so what moves was moved by the parent."""
+        """The other agent has as much to do, and may not take: so what moves was moved by the parent."""
         scheduler = open_scheduler(Agent("a", ["python"]), strategy="push", agents__busy_above=1000)
         noted = str(tmp_path / "noted")
-        running, second = gates("running"), gates("second")
+        first, running, second = gates("first"), gates("running"), gates("second")
+        hold(scheduler, first, ("python",))
         ended = scheduler.submit_task(
-            Task("endless", ["python"], fn=tasks.arrive_and_sleep, args=(running,), timeout=1)
+            Task("endless", ["python"], fn=tasks.arrive_and_sleep, args=(running,), timeout=0.1)
         )
-        running.wait_arrived()
+        wait_taken_in(scheduler)
         scheduler.register_agent(Agent("b", ["python"]))
-        (held,) = hold(scheduler, second, ("python",))
-        assert held.agent_id == "b"
+        hold(scheduler, second, ("python",))
         group = [Task(str(i), ["python"], fn=note_and_pid, args=(noted, i)) for i in range(20)]
         scheduler.submit_tasks(group)
         wait_taken_in(scheduler)
-        places = queued_at(scheduler, "a")
-        assigned = [task.assigned_at for task in places]
-        assert len(places) > 5
+        head, *mates = queued_at(scheduler, "a")
+        assert head is ended and len(mates) > 5
+        assigned = [task.assigned_at for task in mates]
+        first.open()
         assert isinstance(ended.exception(ALARM_S), TaskTimeoutError)
-        assert [task.result(ALARM_S) for task in places]
-        assert [task.assigned_at for task in places] == assigned, "nobody gave them to anybody anew"
-        assert {task.agent_id for task in places} == {"a"}
-        assert [int(n) for n in lines(noted)] == [int(task.name) for task in places]
+        assert [task.result(ALARM_S) for task in mates]
+        assert [task.assigned_at for task in mates] == assigned, "nobody gave them to anybody anew"
+        assert {task.agent_id for task in mates} == {"a"}
+        assert [int(n) for n in lines(noted)] == [int(task.name) for task in mates]
         second.open()
         assert [task.result(ALARM_S) for task in group]
         assert check_at_rest(scheduler)["migrations"]["redistributed"] == 0
@@ -293,16 +292,15 @@ class TestTimeout:
     def test_ends_what_the_task_has_started(self, open_scheduler: Open, gates: Gates, tmp_path: Path) -> None:
         scheduler = open_scheduler(Agent("a"))
         noted, gate = str(tmp_path / "noted"), gates("running")
-        task = scheduler.submit_task(Task("t", fn=start_sleeper_and_stay, args=(noted, gate), timeout=0.3))
-        gate.wait_arrived()
+        task = scheduler.submit_task(Task("t", fn=start_sleeper_and_stay, args=(noted, gate), timeout=1))
         assert isinstance(task.exception(ALARM_S), TaskTimeoutError)
-        wait_gone([int(pid) for pid in lines(noted)])
+        (child,) = map(int, lines(noted))
+        wait_gone([child])
 
     def test_counts_while_the_arguments_are_loaded(self, open_scheduler: Open, gates: Gates) -> None:
         scheduler = open_scheduler(Agent("a"))
         gate = gates("loading")
         task = scheduler.submit_task(Task("t", fn=tasks.identity, args=(LoadedAtGate(gate),), timeout=0.1))
-        gate.wait_arrived()
         assert isinstance(task.exception(ALARM_S), TaskTimeoutError)
         assert scheduler.submit_task(Task("next", fn=tasks.double, args=(1,))).result(ALARM_S) == 2
         check_at_rest(scheduler)
@@ -345,7 +343,7 @@ class TestTimeout:
         scheduler = open_scheduler(Agent("a"))
         gate = gates("running")
         task = scheduler.submit_task(Task("endless", fn=tasks.arrive_and_sleep, args=(gate,), timeout=0.3))
-        gate.wait_arrived()
+        wait_until(lambda: task.running() or task.done(), "it runs")
         agent = scheduler.agents["a"]
         scheduler.remove_agent("a")
         assert isinstance(task.exception(ALARM_S), TaskTimeoutError)
@@ -391,9 +389,12 @@ class TestTimeout:
         assert scheduler.wait_all(ALARM_S)
         assert [task.exception() for task in others if task.exception() is not None] == []
         assert {type(task.exception()) for task in close} <= {TaskTimeoutError, type(None)}
-        assert sorted(map(int, lines(noted))) == list(range(-20, 20)), "each started once"
-        ended = sum(task.exception() is not None for task in close)
-        assert check_at_rest(scheduler)["timeouts"] == ended
+        ran = [int(line) for line in lines(noted)]
+        assert len(set(ran)) == len(ran), "one started twice"
+        over = [i for i, task in enumerate(close) if task.exception() is not None]
+        # One that lost its core as it began is ended before it has noted anything.
+        assert set(range(-20, 20)) - set(ran) <= set(over)
+        assert check_at_rest(scheduler)["timeouts"] == len(over)
 
     def test_a_death_by_itself_is_not_taken_for_the_limit(self, open_scheduler: Open) -> None:
         scheduler = open_scheduler(Agent("a"))
