@@ -45,6 +45,16 @@ def test_one_sided_fence_lets_nobody_miss_the_other() -> None:
     one must have seen `i`. Without any fence both miss each other in some rounds on two cores (D5 tells of up to 4 %);
     on two threads of one core they may not, and then this test says little.
     """
+    for _ in range(20):
+        missed, both = _race()
+        assert not both
+        if missed:
+            return
+    pytest.skip("the two never ran side by side: other programs had the cores")
+
+
+def _race() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Rounds in which the owner missed the thief, and those in which both missed each other."""
     shared = mmap.mmap(-1, 4096 + 16 * ROUNDS)
     words = memoryview(shared).cast("q")
     owner_at, thief_at, state = 0, 64, 128
@@ -79,5 +89,4 @@ def test_one_sided_fence_lets_nobody_miss_the_other() -> None:
     for view in (owner_saw, thief_saw, words):
         view.release()
     shared.close()
-    assert missed, "the two never ran side by side"
-    assert not both
+    return missed, both
