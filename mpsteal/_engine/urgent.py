@@ -107,7 +107,8 @@ class Urgent:
         elif not parked:
             return 0
         queued = scheduling.deques.queued_at(slot, self._levels)
-        if parked and (not queued or self._waits_for_more_urgent(slot)):
+        # Parked still, after the look at its queue: else it may have taken that, and what it gets now is a hostage.
+        if parked and (not queued or self._waits_for_more_urgent(slot)) and words[base + L.PARKED]:
             return max(1, ahead - queued)
         return max(0, ahead - queued)
 

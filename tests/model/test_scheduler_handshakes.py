@@ -228,7 +228,7 @@ def test_held_tasks_are_handed_out_in_random_schedules(memory: str) -> None:
     for agents, batches in LARGE:
         explore_randomly(
             lambda w, n=agents, b=batches: submit(w, b, agents=n),
-            rounds=100,
+            rounds=60,
             seed=seed(),
             memory=memory,
         )
