@@ -484,9 +484,11 @@ class Scheduling(Dispatcher):
             if slot in self.crew.leaving:
                 continue
             base = layout.agent(slot)
-            # Neither parked nor still starting: it runs something that a new task would have to wait for.
+            queued = self.deques.queued(slot)
+            # Neither parked nor still starting: it runs something that a new task would have to wait for. Looked at
+            # last: it unparks before it takes, so what it takes meanwhile is counted in one place at least.
             busy = not words[base + L.PARKED] and words[base + L.STATE] == L.READY
-            self.placement.set_queue(slot, self.deques.queued(slot) + busy)
+            self.placement.set_queue(slot, queued + busy)
         done = time.monotonic()
         self._lengths_due = done + LENGTHS_STALE * (done - now)
 

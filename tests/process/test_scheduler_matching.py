@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable, Iterable
 
 import fault_tasks as tasks
@@ -318,6 +319,43 @@ class TestNoAgentCanRunIt:
         made = [scheduler.submit_task(Task("t", ["x"], 1 + i % 5, fn=tasks.double, args=(i,))) for i in range(10)]
         assert [task.result(ALARM_S) for task in made] == list(range(0, 20, 2))
         assert told(caplog, "no agent can run") == []
+
+
+def test_a_task_that_starts_while_it_is_counted_counts(
+    open_scheduler: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent is looked at just when it takes what is queued. It is not free, and the next task goes to the other."""
+    scheduler = open_scheduler(*agents(2), strategy="push")
+    wait_ready(scheduler)
+    first, second = scheduler.agents.values()
+    pid, gate = first.pid, gates("held")
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    queued = scheduler._engine.deques.queued
+    started: list[int] = []
+
+    def queued_while_it_starts(slot: int) -> int:
+        if slot == first._slot and not started:
+            started.append(slot)
+            os.kill(pid, signal.SIGCONT)
+            gate.wait_arrived()
+        return queued(slot)
+
+    try:
+        made = [scheduler.submit_task(Task("first", fn=pass_and_pid, args=(gate,)))]
+        wait_taken_in(scheduler)
+        assert made[0].agent_id == first.agent_id
+        scheduler._dispatcher._lengths_due = 0.0
+        with monkeypatch.context() as patch:
+            patch.setattr(scheduler._engine.deques, "queued", queued_while_it_starts)
+            made.append(scheduler.submit_task(Task("second", fn=pass_and_pid, args=(gate,))))
+            wait_taken_in(scheduler)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert started
+    assert made[1].agent_id == second.agent_id
+    gate.open()
+    check_at_rest(scheduler)
 
 
 def test_agents_that_are_alike_share_the_work(open_scheduler: Open, gates: Gates) -> None:
