@@ -375,7 +375,7 @@ class Simulation:
         task = self._task_of[chunk]
         duration = self.load.durations[task]
         begun = now + self._start_ns
-        self.waits[self.load.priorities[task]].add(begun - self.load.releases[task])
+        self.waits[self.load.priorities[task]].add([begun - self.load.releases[task]])
         self.started[chunk] += 1
         self.ran_on[chunk] = agent
         self._busy[agent] += duration

@@ -124,7 +124,7 @@ def measure_engine(setup: Setup) -> dict[str, float]:
             some = [Task("one", [WORDS[i % 12]], priorities[i % len(priorities)], fn=noop, args=(i,)) for i in range(n)]
             before = scheduler._engine.call(time.thread_time)
             tasks.extend(scheduler.submit_tasks(some))
-            while scheduler._engine.pending or not some[-1]._linked:
+            while scheduler._engine.pending or not some[-1]._seq:
                 time.sleep(0.01)
             return float(scheduler._engine.call(time.thread_time) - before) / n * 1e6
 

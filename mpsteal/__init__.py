@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .agents import Agent
     from ._engine.balance import Rebalancing
     from .context import get_context
     from .errors import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from .pool import AgentStats, Pool, PoolStats
     from .results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
     from .scheduler import WorkStealingScheduler
-    from .tasks import Agent, Task
+    from .tasks import Task
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "agents": ("Agent",),
     "_engine.balance": ("Rebalancing",),
     "context": ("get_context",),
     "errors": (
@@ -86,7 +88,7 @@ _HOMES = {
     "pool": ("AgentStats", "Pool", "PoolStats"),
     "results": ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"),
     "scheduler": ("WorkStealingScheduler",),
-    "tasks": ("Agent", "Task"),
+    "tasks": ("Task",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

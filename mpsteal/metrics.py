@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,8 @@ class WorkStealingMetrics:
     """Counters of one scheduler since its start.
 
     Attributes:
-        submitted, succeeded, failed, cancelled: tasks.
+        succeeded, failed, cancelled: tasks that are over.
+        unfinished: tasks that are not, by id.
         migrations, migrations_failed: tasks moved by the rebalancer, and those that should have been and could not.
         redistributed: tasks taken from agents that died or left, and given to others.
         rebalance_cycles: cycles that were started by time or by severe imbalance.
@@ -56,10 +57,10 @@ class WorkStealingMetrics:
         throughput_per_s: tasks finished per second, between the last two samples.
     """
 
-    submitted: int = 0
     succeeded: int = 0
     failed: int = 0
     cancelled: int = 0
+    unfinished: Mapping[int, Any] = field(default_factory=dict, repr=False)
     migrations: int = 0
     migrations_failed: int = 0
     redistributed: int = 0
@@ -82,21 +83,27 @@ class WorkStealingMetrics:
         """Tasks that are over, however they ended."""
         return self.succeeded + self.failed + self.cancelled
 
+    @property
+    def submitted(self) -> int:
+        """Tasks that were handed in: not a counter, which several threads would have to write."""
+        return self.finished + len(self.unfinished)
+
     def agent_left(self, name: str) -> None:
         """Nothing more will be seen of this agent."""
         self.samples.pop(name, None)
 
     def counters(self) -> dict[str, Any]:
         """Everything that does not depend on the agents at hand, as plain data."""
+        finished, unfinished = self.finished, len(self.unfinished)
         uptime_s = max(1e-9, (self.stopped_at or time.time()) - self.started_at)
         return {
             "uptime_s": uptime_s,
             "tasks": {
-                "submitted": self.submitted,
+                "submitted": finished + unfinished,
                 "succeeded": self.succeeded,
                 "failed": self.failed,
                 "cancelled": self.cancelled,
-                "unfinished": self.submitted - self.finished,
+                "unfinished": unfinished,
             },
             "migrations": {
                 "succeeded": self.migrations,
@@ -110,7 +117,7 @@ class WorkStealingMetrics:
             "agent_deaths": self.agent_deaths,
             "wait": self.waits.snapshot(),
             "run": self.runs.snapshot(),
-            "throughput_per_s": {"mean": self.finished / uptime_s, "recent": self.throughput_per_s},
+            "throughput_per_s": {"mean": finished / uptime_s, "recent": self.throughput_per_s},
         }
 
 

@@ -28,12 +28,14 @@ from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ._agent.launch import Balancing
 from ._engine.balance import Rebalancing
+from ._engine.future import FINISHED
 from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
+from ._engine.records import AgentLook
 from ._engine.schedule import CLASSES, LEVELS, LEVELS_PER_PRIORITY, Scheduling
 from ._engine.urgent import GROUP_SHIFT
 from ._policy.graph import find_cycle
@@ -41,7 +43,8 @@ from ._queue import layout as L
 from .config import Config, load_config
 from .errors import DeadlineWarning, DependencyError, UnmatchedTaskError
 from .metrics import AgentSample, Sampler, WorkStealingMetrics
-from .tasks import HIGHEST, Agent, Task
+from .tasks import HIGHEST, Task
+from .agents import Agent
 
 logger = logging.getLogger("mpsteal")
 
@@ -61,17 +64,6 @@ def _disown() -> None:
 
 
 os.register_at_fork(after_in_child=_disown)
-
-
-class AgentRow(NamedTuple):
-    """One look at an agent."""
-
-    queue_length: int
-    pid: int
-    state: str
-    current_task: Task | None
-    success_rate: float
-    busy_ns: int
 
 
 class WorkStealingScheduler:
@@ -158,7 +150,7 @@ class WorkStealingScheduler:
                 )
                 assert isinstance(engine.dispatcher, Scheduling)
                 self._dispatcher: Scheduling = engine.dispatcher
-                self._tasks = engine.dispatcher.unfinished
+                self._tasks = self.metrics.unfinished = engine.dispatcher.unfinished
                 engine.at_exit = multiprocessing.util.Finalize(
                     None, _stop_at_exit, (engine, engine.dispatcher.unfinished), exitpriority=15
                 )
@@ -347,10 +339,11 @@ class WorkStealingScheduler:
         Warns:
             DeadlineWarning: its deadline cannot be met.
         """
-        engine = self._running()
+        if self._state != "running":
+            self._running()
         self._prepare(task, None)
         self._tasks[task.id] = task
-        self.metrics.submitted += 1
+        engine = self._engine
         engine.pending.append(task)
         if engine.asleep:
             engine.wake()
@@ -386,10 +379,9 @@ class WorkStealingScheduler:
                 prepared.append(task)
         except BaseException:
             for task in prepared:
-                task._scheduler = None
+                task._home = None
             raise
         self._tasks.update(group)
-        self.metrics.submitted += len(tasks)
         engine.pending.extend(tasks)
         if engine.asleep:
             engine.wake()
@@ -401,24 +393,20 @@ class WorkStealingScheduler:
         """Check one task and make it ready for the engine."""
         if not isinstance(task, Task):
             raise TypeError(f"a Task is wanted, not {task!r}; submit_tasks takes many")
-        if task._scheduler is not None:
+        if task._home is not None:
             raise ValueError(f"{task!r} was submitted before; a task runs once")
         place = self._places[task.priority].get(task.skill_requirements)
-        if place is None or task.deadline is not None or self._refuses_unmatched:
+        if place is None or task._terms.deadline is not None or self._refuses_unmatched:
             place = self._find_place(task)
-        waits_for: tuple[Task, ...] = ()
-        if (
-            task.dependencies
-            or Task in map(type, task.args)
-            or (task.kwargs and Task in map(type, task.kwargs.values()))
-        ):
-            waits_for = tuple(self._find_dependencies(task, group))
-        task._prepare(self, place, waits_for)
-        if task.deadline is not None:
+        links = task._links
+        if links is not None:
+            links.waits_for = tuple(self._find_dependencies(task, group))
+        task._prepare(self, place)
+        if task._terms.deadline is not None:
             try:
                 self._check_deadline(task)
             except BaseException:  # where warnings are errors: it is not submitted
-                task._scheduler = None
+                task._home = None
                 raise
 
     def _find_place(self, task: Task) -> int:
@@ -445,23 +433,23 @@ class WorkStealingScheduler:
                 found = (group or {}).get(named) or self._tasks.get(named)
                 if found is not None:
                     yield found
-                elif (failure := self._dispatcher.ended.get(named, _UNKNOWN)) is _UNKNOWN:
+                elif (failure := self._dispatcher.ended.failure_of(named)) is not None:
+                    yield _failed(named, failure)
+                elif not self._dispatcher.ended.has_succeeded(named):
                     raise ValueError(
                         f"task {task.name!r} depends on {named}, which is no task of this scheduler (or was over so "
                         "long ago that it was forgotten: metrics.keep_finished)"
                     )
-                elif failure is not None:
-                    yield _failed(named, failure)
             else:
                 if named is task:
                     raise ValueError(f"task {task.name!r} depends on itself")
-                if named._scheduler is not self and named.id not in (group or {}):
+                if named._home not in (self, self._dispatcher) and named.id not in (group or {}):
                     raise ValueError(f"task {task.name!r} depends on {named!r}, which was not submitted here")
                 yield named
 
     def _check_deadline(self, task: Task) -> None:
         """Tell if the deadline cannot be met: it has passed, or the task alone takes longer."""
-        left_s = (task._deadline_ns - task._ready_ns) / 1e9
+        left_s = (task._terms.deadline_ns - task._ready_ns) / 1e9
         if left_s > (task.cost or 0.0):
             return
         why = "has passed" if left_s <= 0 else f"is {left_s:.3g} s away, and the task takes about {task.cost:.3g} s"
@@ -516,8 +504,10 @@ class WorkStealingScheduler:
             if look is None:
                 continue
             sample = self.metrics.samples.get(name) or AgentSample()
-            succeeded, failed = self._dispatcher.outcomes.get(agent._slot, (0, 0))
-            row, earlier = status[agent._slot], self._dispatcher.earlier[agent._slot]
+            record = self._dispatcher.records.get(agent._slot)
+            if record is None:
+                continue
+            row, earlier = status[agent._slot], record.earlier
             busy += look.queue_length > agents.busy_above
             idle += look.queue_length < agents.idle_below
             queued += look.queue_length
@@ -529,10 +519,10 @@ class WorkStealingScheduler:
                 "queue_length": look.queue_length,
                 "queue_depth": sample.queue_depth,
                 "current_task": None if look.current_task is None else look.current_task.id,
-                "done": succeeded,
-                "failed": failed,
+                "done": record.succeeded,
+                "failed": record.failed,
                 "success_rate": look.success_rate,
-                "mean_run_s": self._dispatcher.mean_ns.get(agent._slot, 0.0) / 1e9,
+                "mean_run_s": record.mean_ns / 1e9,
                 "steals": row["steals"] - earlier["steals"],
                 "steals_failed": row["steals_failed"] - earlier["steals_failed"],
                 "stolen_by_it": row["chunks_stolen"] - earlier["chunks_stolen"],
@@ -568,21 +558,23 @@ class WorkStealingScheduler:
 
     def _is_there(self, agent: Agent) -> bool:
         """Whether its slot is its own still."""
-        return self._dispatcher.registrations.get(agent._slot) == agent._registration
+        record = self._dispatcher.records.get(agent._slot)
+        return record is not None and record.registration == agent._registration
 
-    def _agent_row(self, agent: Agent) -> AgentRow | None:
+    def _agent_row(self, agent: Agent) -> AgentLook | None:
         """One look at an agent; None when it is gone."""
         if self._state in ("new", "stopped") or agent._slot < 0:
             return None
         dispatcher, engine = self._dispatcher, self._engine
         slot = agent._slot
-        if dispatcher.registrations.get(slot) != agent._registration:
+        record = dispatcher.records.get(slot)
+        if record is None or record.registration != agent._registration:
             return None
         words, base = engine.words, engine.segment.layout.agent(slot)
         try:
             parked, code, pid = words[base + L.PARKED], words[base + L.STATE], words[base + L.PID]
             chunk, started = words[base + L.CLAIM], words[base + L.STARTED_NS]
-            busy_ns = words[base + L.BUSY_NS] - round(dispatcher.earlier[slot]["busy_s"] * 1e9)
+            busy_ns = words[base + L.BUSY_NS] - round(record.earlier["busy_s"] * 1e9)
             task = None
             if chunk >= 0 and not parked:
                 task = dispatcher.pages.sink_of(chunk)
@@ -598,9 +590,7 @@ class WorkStealingScheduler:
             state = "leaving"
         else:
             state = "idle" if task is None else "running"
-        succeeded, failed = dispatcher.outcomes.get(slot, (0, 0))
-        rate = succeeded / (succeeded + failed) if succeeded + failed else 1.0
-        return AgentRow(length, pid, state, task, rate, busy_ns)
+        return AgentLook(length, pid, state, task, record.success_rate, busy_ns)
 
     def _is_running(self, task: Task) -> bool:
         """Whether some agent runs this task right now."""
@@ -609,12 +599,9 @@ class WorkStealingScheduler:
         )
 
 
-_UNKNOWN = ("", 0, "")
-
-
 def _named(task: Task) -> list[Any]:
     """What a task depends on, as it was named: dependencies, then tasks among its arguments."""
-    named = [*task.dependencies, *(v for v in (*task.args, *task.kwargs.values()) if type(v) is Task)]
+    named = [*task.dependencies, *(v for v in (*task.args, *task.kwargs.values()) if isinstance(v, Task))]
     for value in named:
         if not isinstance(value, (int, Task)):
             raise TypeError(f"a dependency is a task or the id of one, not {value!r}")
@@ -628,7 +615,7 @@ def _id_of(named: Any) -> int:
 def _failed(number: int, failure: tuple[str, int, str]) -> Task:
     """Stands for a task that is forgotten but for how it ended: the root of its failure, that one's id, the reason."""
     task = Task(failure[0])
-    task.id, task._is_finished, task._exception = number, True, DependencyError(failure[0], number, *failure)
+    task.id, task._state, task._exception = number, FINISHED, DependencyError(failure[0], number, *failure)
     return task
 
 

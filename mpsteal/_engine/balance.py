@@ -109,12 +109,12 @@ class Balancer:
             if exact or not moved:
                 failed += count - moved
             if moved:
-                done.append((scheduling.names_of[source], scheduling.names_of[target], moved))
+                done.append((scheduling.records[source].name, scheduling.records[target].name, moved))
         scheduling.announce()
         moved = sum(count for _, _, count in done)
         scheduling.metrics.migrations += moved
         scheduling.metrics.migrations_failed += failed
-        names = scheduling.names_of
+        names = {slot: record.name for slot, record in scheduling.records.items()}
         return Rebalancing(
             tuple(done),
             moved,

@@ -30,10 +30,6 @@ class Collector:
         self.collected = [0] * agents
         """Chunks whose results were read, per slot: what `DONE` has to be (I6)."""
         self.init_error: BaseException | None = None
-        self.noted = (-1, 0, 0)
-        """What agents of a scheduler tell of the result at hand: slot, start (monotonic clock, ns), run time (ns)."""
-        self._noted_before: dict[int, tuple[int, int, int]] = {}
-        """The same by slot, where the result was not there yet: it is pickled later, which may take long."""
 
     def collect(self, *slots: int) -> int:
         """Deliver everything these agents have committed; returns how many chunks that were."""
@@ -57,8 +53,6 @@ class Collector:
         in_blocks: dict[int, tuple[int, int]] = {}
         first = -page_chunks
         found = done = 0
-        if self._noted_before:
-            self.noted = self._noted_before.pop(slot, self.noted)
         for chunk, kind, payload in reader.drain():
             found += 1
             ok = True
@@ -79,10 +73,6 @@ class Collector:
                     continue
             i = chunk - first
             if not 0 <= i < page_chunks:
-                if chunk < 0:  # no chunk: when the next one was started, see `Agent.serve`
-                    self.noted = (slot, -chunk, payload)
-                    found -= 1
-                    continue
                 page = pages.find(chunk)
                 if page is None:
                     self.finish(chunk, ok, value)
@@ -99,7 +89,6 @@ class Collector:
                 pages.free(page)
                 first = -page_chunks
             if sink is None:
-                self.noted = (-1, 0, 0)
                 continue
             done += 1
             if type(sink) is tuple:
@@ -121,8 +110,6 @@ class Collector:
                     waking.append(sink)
             else:
                 sink._resolve(ok, value)
-        if self.noted[0] >= 0:
-            self._noted_before[slot], self.noted = self.noted, (-1, 0, 0)
         # Also when there was nothing: an agent that set this after our last look has rung for it.
         if self.words[self.layout.agent(slot) + L.RING_FULL]:
             self.dispatcher.ring(slot)

@@ -26,8 +26,8 @@ from .._queue.quick import make_ring
 from .jobs import END, WAIT, Job
 
 FIRST_BATCH, LARGEST_BATCH = 32, 1024
-"""Chunks written before they are handed out: the first batch small, so that agents start soon, then doubling.
-Small batches cost a fence and a look at every agent each (about 10 us); large ones let agents wait."""
+"""Chunks written before they are handed out. Where an agent is idle, the first batch is small, so that it starts soon,
+then they double; else the largest at once. Small batches cost a fence and a look at every agent each (about 10 us); large ones let agents wait."""
 
 
 BATCHES_PER_TURN = 8
@@ -100,7 +100,7 @@ class Dispatcher:
         self.has_more = False
         if not (self.pending or self.jobs or self._carry is not None):
             return True
-        self._batch = FIRST_BATCH
+        self._batch = FIRST_BATCH if self._has_idle() else LARGEST_BATCH
         until = time.thread_time() + TURN_CPU_S
         for _ in range(BATCHES_PER_TURN):
             if not (self.pending or self._carry is not None or any(map(self._can_feed, self.jobs))):
@@ -114,6 +114,11 @@ class Dispatcher:
                 break
         self.has_more = True
         return True
+
+    def _has_idle(self) -> bool:
+        """Whether any agent waits for work, or will soon: it is asleep, or has not said hello yet."""
+        words, layout = self.words, self.segment.layout
+        return any(words[layout.agent(slot) + L.PARKED] for slot in self.slots)
 
     def _can_feed(self, job: Job) -> bool:
         return not job.ended and job.allowance(len(self.slots)) > 0

@@ -42,29 +42,31 @@ class Limits:
         self._seen_start: dict[int, tuple[int, int]] = {}
         self._look_at = 0.0
         self._deadlines: list[tuple[int, int, Any]] = []
-        self._with_deadline = 0
+        self.with_deadline = 0
         """Unfinished tasks in there."""
 
     def watch(self, task: Any) -> None:
         """A task has come in."""
-        if task._timeout_ns:
+        terms = task._terms
+        if terms.timeout_ns:
             self.limited += 1
-        if task._deadline_ns:
-            heapq.heappush(self._deadlines, (task._deadline_ns, task._seq, task))
-            self._with_deadline += 1
+        if terms.deadline_ns:
+            heapq.heappush(self._deadlines, (terms.deadline_ns, task._seq, task))
+            self.with_deadline += 1
 
-    def finished(self, task: Any, now_ns: int) -> None:
-        """A task is over; only for those with a limit or a deadline."""
-        if task._timeout_ns and task._linked:  # else it was over before it came in
+    def finished(self, task: Any) -> None:
+        """A task is over."""
+        terms, was_watched = task._terms, task._seq > 0  # else it was over before it came in
+        if terms.timeout_ns and was_watched:
             self.limited -= 1
-        if not task._deadline_ns:
+        if not terms.deadline_ns:
             return
-        if now_ns > task._deadline_ns:
+        if task._completed_ns > terms.deadline_ns:
             self._missed(task)
-        if not task._linked:
+        if not was_watched:
             return
-        self._with_deadline -= 1
-        if len(self._deadlines) > 2 * self._with_deadline + HEAP_SLACK:
+        self.with_deadline -= 1
+        if len(self._deadlines) > 2 * self.with_deadline + HEAP_SLACK:
             self._deadlines = [entry for entry in self._deadlines if not entry[2]._is_finished]
             heapq.heapify(self._deadlines)
 
@@ -90,8 +92,8 @@ class Limits:
         return times
 
     def _missed(self, task: Any) -> None:
-        if not task.deadline_missed:
-            task.deadline_missed = True
+        if not task._terms.missed:
+            task._terms.missed = True
             self._scheduling.metrics.deadlines_missed += 1
             logger.warning("mpsteal: task %d (%r) missed its deadline", task.id, task.name)
 
@@ -104,14 +106,14 @@ class Limits:
             base = layout.agent(slot)
             chunk = words[base + L.CLAIM]
             task = scheduling.pages.sink_of(chunk) if chunk >= 0 else None
-            if task is None or not task._timeout_ns or slot in self.ending or slot not in scheduling.crew.alive:
+            if task is None or not task._terms.timeout_ns or slot in self.ending or slot not in scheduling.crew.alive:
                 continue
             seen = self._seen_start.get(slot)
             if seen is None or seen[0] != chunk:
                 seen = self._seen_start[slot] = (chunk, now_ns)
             # STARTED_NS is that of this chunk once it is loaded; before, the clock starts when we see the claim.
             started = words[base + L.STARTED_NS] if words[base + L.LOADED] == chunk else seen[1]
-            due_ns = started + task._timeout_ns
+            due_ns = started + task._terms.timeout_ns
             if due_ns > now_ns:
                 self._look_at = min(self._look_at, now + (due_ns - now_ns) / 1e9)
             elif not self._end(slot, chunk):

@@ -36,6 +36,7 @@ from .._queue.manager import all_status
 from ..errors import PoolTerminatedError, SegmentFullError, TaskCancelledError
 from .callbacks import CallbackThread
 from .collect import Collector
+from .collect_tasks import TaskCollector
 from .crew import Crew
 from .dispatch import Dispatcher
 from .guard import Guard
@@ -156,7 +157,8 @@ class Engine:
         bells = [w for _, w in self._doorbells]
         self.dispatcher = self._make_dispatcher(self.segment, self.locks, self.deques, bells, self.slots)
         self.pending = self.dispatcher.pending
-        self.collector = Collector(self.segment, self.locks, self.dispatcher, n, self.waiting)
+        collector = Collector if self._balancing is None else TaskCollector
+        self.collector = collector(self.segment, self.locks, self.dispatcher, n, self.waiting)
         method = context.get_start_method() if isinstance(context, mp_context.BaseContext) else "fork"
         self._forks = method == "fork"
         self._is_starter = method != "forkserver"  # agents are children of this process

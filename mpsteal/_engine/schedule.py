@@ -19,7 +19,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any
 
@@ -38,8 +38,12 @@ from ..errors import (
     why_unmatched,
 )
 from .balance import Balancer
+from .collect_tasks import NOT_NOTED
 from .dispatch import Batch, Dispatcher
+from .future import PENDING, settle
 from .limits import Limits
+from .records import AgentRecord, Ended
+from .terms import NO_TERMS
 from .urgent import GROUP_SHIFT, Urgent
 
 logger = logging.getLogger("mpsteal")
@@ -87,18 +91,9 @@ class Scheduling(Dispatcher):
         """Number of each set of skills, for plain and for protected tasks. Callers look here, the engine adds."""
         self.skills: list[frozenset[str]] = []
         """The skills of each class."""
-        self.names_of: dict[int, str] = {}
-        """Agents' ids, by slot."""
-        self.registrations: dict[int, int] = {}
-        """Which registration a slot belongs to: ids and slots are used again."""
+        self.records: dict[int, AgentRecord] = {}
+        """The registered agents, by slot."""
         self._registered = 0
-        self.capabilities: dict[int, frozenset[str]] = {}
-        self.outcomes: dict[int, list[int]] = {}
-        """`[succeeded, failed]`, by slot."""
-        self.earlier: dict[int, dict[str, Any]] = {}
-        """What agents that held a slot before have done there, by slot: as in `agent_status`."""
-        self.mean_ns: dict[int, float] = {}
-        """Moving mean of the run time, by slot (ns)."""
         self.overflow: dict[int, deque[tuple[int, int]]] = {}
         """Ranges for which no deque had room, by group, the oldest first."""
         self.unmatched: dict[int, deque[Any]] = {}
@@ -107,8 +102,7 @@ class Scheduling(Dispatcher):
         """Chunks whose last agent has left, by class."""
         self.unfinished: dict[int, Any] = {}
         """Tasks that are not over, by id; callers add."""
-        self.ended: dict[int, tuple[str, int, str] | None] = {}
-        """How tasks ended, the oldest first: `metrics.keep_finished` of them, or up to twice as many."""
+        self.ended = Ended(rules.metrics.keep_finished)
         self.is_draining = False
         """Nobody will register any more: what no agent can run never will."""
         self._seq = 0
@@ -132,7 +126,7 @@ class Scheduling(Dispatcher):
     def attach(self, engine: Any) -> None:
         """See `Dispatcher.attach`."""
         self.crew, self.collector = engine.crew, engine.collector
-        self.pages.must_stay = lambda task: bool(getattr(task, "_retries", 0))
+        self.pages.must_stay = lambda task: task._terms.tries_left > 0
         self.number_of(frozenset(), protected=False)
 
     # -- classes --------------------------------------------------------------------------------------------------
@@ -171,12 +165,12 @@ class Scheduling(Dispatcher):
 
     def missing(self, number: int) -> frozenset[str]:
         """Skills of a class that the nearest agent lacks; none when there is no agent at all."""
-        return self.placement.missing(number) if self.names_of else frozenset()
+        return self.placement.missing(number) if self.records else frozenset()
 
     def needs_names(self, number: int) -> bool:
         """Whether agents with the wildcard are there and do not help: a protected class may want skills by name."""
         wildcard = self.rules.matching.wildcard
-        has_one = any(wildcard in has for has in self.capabilities.values())
+        has_one = any(wildcard in record.capabilities for record in list(self.records.values()))
         return has_one and number in self.classes[True].values() and number not in self.classes[False].values()
 
     def can_get(self, number: int, slot: int) -> bool:
@@ -194,21 +188,19 @@ class Scheduling(Dispatcher):
         """
         layout, words = self.segment.layout, self.words
         # What the agent before has queued there may not be moved away yet, and this one may lack the skills for it.
-        free = (s for s in range(layout.geometry.slots) if s not in self.names_of and s not in self._moving)
+        free = (s for s in range(layout.geometry.slots) if s not in self.records and s not in self._moving)
         slot = next(free, None)
         if slot is None:
             raise ValueError(
-                f"there are {len(self.names_of)} agents already, and agents.max_agents (or the limit of open files, "
+                f"there are {len(self.records)} agents already, and agents.max_agents (or the limit of open files, "
                 "ulimit -n) allows no more; agents that were removed count until they are gone"
             )
         words[layout.agent(slot) + L.LEAVE] = words[layout.agent(slot) + L.HELD] = 0
         words[L.SLOTS_USED] = max(words[L.SLOTS_USED], slot + 1)
-        self.earlier[slot] = agent_status(self.segment, slot)
+        earlier = agent_status(self.segment, slot)
         self.crew.add(slot)
-        self.names_of[slot], self.capabilities[slot], self.outcomes[slot] = name, capabilities, [0, 0]
         self._registered += 1
-        self.registrations[slot] = self._registered
-        self.mean_ns.pop(slot, None)
+        self.records[slot] = AgentRecord(name, capabilities, self._registered, earlier)
         self.slots.append(slot)
         self.placement.add_agent(slot, capabilities)
         self._agents_changed()
@@ -217,7 +209,7 @@ class Scheduling(Dispatcher):
             self.pending.extend(self.unmatched.pop(number))
         for number in [n for n in self.stranded if self.placement.can_run(n, slot)]:
             self._place_again(sorted(self.stranded.pop(number)))
-        return slot, self.registrations[slot]
+        return slot, self._registered
 
     def _agents_changed(self) -> None:
         for number in range(len(self.skills)):
@@ -260,15 +252,14 @@ class Scheduling(Dispatcher):
         if is_end and not for_good:
             return  # all agents leave
         if not for_good and not ended_for_limit and not self.rules.agents.replace_dead:
-            logger.warning("mpsteal: agent %r died and is not replaced", self.names_of[slot])
+            logger.warning("mpsteal: agent %r died and is not replaced", self.records[slot].name)
             self._retire(slot)
             for_good = True
         if for_good:
             self.slots.remove(slot)
             base = self.segment.layout.agent(slot)
             self.words[base + L.LEAVE] = self.words[base + L.HELD] = 0
-            self.metrics.agent_left(self.names_of.pop(slot))
-            del self.capabilities[slot], self.outcomes[slot], self.registrations[slot]
+            self.metrics.agent_left(self.records.pop(slot).name)
         if for_good or not ended_for_limit:
             self._moving.add(slot)
             self._move_away()
@@ -276,7 +267,7 @@ class Scheduling(Dispatcher):
     def _move_away(self) -> None:
         """Give what is queued at agents that left or died to others."""
         for slot in list(self._moving):
-            is_there = slot in self.names_of and slot in self.crew.leaving
+            is_there = slot in self.records and slot in self.crew.leaving
             # What nobody else can run stays with an agent that is still there: it finishes that before it leaves.
             fits = (lambda chunk: bool(self.placement.agents_of(self._class_of(chunk)))) if is_there else None
             taken = self.deques.take_back(slot, 1 << 62, self.deques.levels, fits=fits)
@@ -301,14 +292,13 @@ class Scheduling(Dispatcher):
                 task = pending.popleft()
             except IndexError:
                 break
-            if not task._linked:
-                task._linked = True
+            if not task._seq:  # the first look at it
                 self._seq = task._seq = self._seq + 1
-                if task._timeout_ns or task._deadline_ns:
+                if task._terms is not NO_TERMS:
                     self.limits.watch(task)
-                if task._waits_for and not self._link(task):
+                if task._links is not None and not self._link(task):
                     continue
-            if task._is_finished:
+            if task._state is not PENDING:
                 continue
             number = task._group & _CLASS_MASK
             if number in self._nobody and not self.placement.agents_of(number):
@@ -332,15 +322,15 @@ class Scheduling(Dispatcher):
 
     def _link(self, task: Any) -> bool:
         """First look at a task that depends on others; whether it need not wait for them."""
-        waits = 0
-        for other in task._waits_for:
+        waits, links = 0, task._links
+        for other in links.waits_for:
             if not other._is_finished:
                 other._add_dependent(task)
                 waits += 1
             elif other._exception is not None:
                 self._fail_dependent(task, other)
                 return False
-        task._waits = waits
+        links.waits = waits
         return not waits and self._fill_in(task)
 
     def _fill_in(self, task: Any) -> bool:
@@ -389,7 +379,6 @@ class Scheduling(Dispatcher):
         """Chunks [lo, hi) of one level and class: assign them, or keep them back."""
         level, number = group >> GROUP_SHIFT, group & _CLASS_MASK
         if level % LEVELS_PER_PRIORITY:
-            self._unassign(lo, hi)
             self.urgent.hold(lo, hi, number, level)
             if not self.placement.agents_of(number):
                 self._tell_unmatched(number, self.tasks_of(lo, lo + 1)[0])
@@ -402,7 +391,6 @@ class Scheduling(Dispatcher):
             self.assign(slot, level, at, at + count)
             at += count
         if at < hi:
-            self._unassign(at, hi)
             self.stranded.setdefault(number, []).extend(range(at, hi))
             self._tell_unmatched(number, self.tasks_of(at, at + 1)[0])
 
@@ -412,6 +400,7 @@ class Scheduling(Dispatcher):
         for chunk in chunks:
             task = self.pages.sink_of(chunk)
             if task is not None:
+                task._assigned_ns, task._agent = 0, None  # it is at no agent any more
                 by_group.setdefault(task._group, []).append(chunk)
         for group in sorted(by_group, reverse=True):
             for lo, hi in _runs(by_group[group], self.pages.page_chunks):
@@ -428,7 +417,7 @@ class Scheduling(Dispatcher):
                 return
             slot = found
         self._pushed[slot] = self._pushed.get(slot, 0) + hi - lo
-        now_ns, name = time.monotonic_ns(), self.names_of[slot]
+        now_ns, name = time.monotonic_ns(), self.records[slot].name
         for task in self.tasks_of(lo, hi):
             task._assigned_ns = now_ns
             task._agent = name
@@ -492,14 +481,12 @@ class Scheduling(Dispatcher):
         done = time.monotonic()
         self._lengths_due = done + LENGTHS_STALE * (done - now)
 
-    def _unassign(self, lo: int, hi: int) -> None:
-        """These are at no agent, or not any more."""
-        for task in self.tasks_of(lo, hi):
-            task._assigned_ns, task._agent = 0, None
-
     def _keep(self, group: int, lo: int, hi: int) -> None:
         """No deque has room for a range."""
-        self._unassign(lo, hi)
+        tasks = self.tasks_of(lo, hi)
+        if tasks[0]._assigned_ns:  # taken back from an agent: all of them
+            for task in tasks:
+                task._assigned_ns, task._agent = 0, None
         self.overflow.setdefault(group, deque()).append((lo, hi))
 
     def _tell_unmatched(self, number: int, task: Any) -> None:
@@ -516,44 +503,74 @@ class Scheduling(Dispatcher):
         """A task is over, however it ended: count it. Called once, by its `_resolve`, before anybody is woken."""
         slot, started_ns, run_ns = self.collector.noted
         metrics = self.metrics
-        task._completed_ns = now_ns = time.monotonic_ns()
         if slot >= 0:
-            self.collector.noted = NOT_NOTED
-            task._started_ns = started_ns
-            task._agent = self.names_of[slot]
-            outcomes = self.outcomes[slot]
-            outcomes[not ok] += 1
-            if outcomes[1]:
-                self._tell_success(slot, outcomes)
-            self.mean_ns[slot] = run_ns + RUN_MEMORY * (self.mean_ns.get(slot, run_ns) - run_ns)
-            metrics.waits.add(started_ns - task._ready_ns)
-            metrics.runs.add(run_ns)
+            self.collector.noted = NOT_NOTED  # of this task, and not of those that fail with it
+            task._started_ns, task._completed_ns = started_ns, started_ns + run_ns
+            self._ran(slot, [task], ok)
+        else:
+            task._completed_ns = time.monotonic_ns()
         if ok:
             metrics.succeeded += 1
-        elif isinstance(value, TaskCancelledError):
-            metrics.cancelled += 1
+            self.ended.succeeded([task.id])
         else:
-            metrics.failed += 1
-        if task._timeout_ns or task._deadline_ns:
-            self.limits.finished(task, now_ns)
-        task._waits = 0
-        self.ended[task.id] = None if ok else self._note_failure(task, value)
+            if isinstance(value, TaskCancelledError):
+                metrics.cancelled += 1
+            else:
+                metrics.failed += 1
+            self.ended.failed(task.id, self._note_failure(task, value))
+        if task._terms is not NO_TERMS:
+            self.limits.finished(task)
+        if task._links is not None:
+            task._links.waits = 0
 
-    def _tell_success(self, slot: int, outcomes: list[int]) -> None:
+    def succeeded(self, slot: int, tasks: list[Any]) -> None:
+        """Tasks without terms, whose results and times are in place, are over: what `_resolve` does, for many."""
+        self._ran(slot, tasks, True)
+        self.metrics.succeeded += len(tasks)
+        ids = [task.id for task in tasks]
+        self.ended.succeeded(ids)
+        settle(tasks)
+        for task in tasks:
+            task._home = self  # what is over keeps no scheduler alive
+            if task._links is not None:
+                self.release_dependents(task)
+        forget = self.unfinished.pop
+        for number in ids:
+            forget(number, None)
+
+    def _ran(self, slot: int, tasks: list[Any], ok: bool) -> None:
+        """An agent ran these: count them, and their times."""
+        record, n = self.records[slot], len(tasks)
+        name = record.name
+        for task in tasks:
+            task._agent = name
+        if ok:
+            record.succeeded += n
+        else:
+            record.failed += n
+        if record.failed:
+            self._tell_success(slot, record)
+        runs_ns = [task._completed_ns - task._started_ns for task in tasks]
+        mean_ns = sum(runs_ns) / n
+        record.mean_ns = mean_ns + RUN_MEMORY**n * ((record.mean_ns or mean_ns) - mean_ns)
+        self.metrics.runs.add(runs_ns)
+        self.metrics.waits.add([task._started_ns - task._ready_ns for task in tasks])
+
+    def _tell_success(self, slot: int, record: AgentRecord) -> None:
         if slot not in self.crew.leaving:
-            self.placement.set_success(slot, outcomes[0] / (outcomes[0] + outcomes[1]))
+            self.placement.set_success(slot, record.success_rate)
 
     def release_dependents(self, task: Any) -> None:
         """See to those that wait for a task that is over."""
-        dependents, task._dependents = task._dependents, ()
+        dependents, task._links.dependents = task._links.dependents, []
         for other in dependents:
             if other._is_finished:
                 continue
             if task._exception is not None:
                 self._failing.append((other, task))
                 continue
-            other._waits -= 1
-            if not other._waits:
+            other._links.waits -= 1
+            if not other._links.waits:
                 other._ready_ns = task._completed_ns
                 if self._fill_in(other):
                     self.pending.append(other)
@@ -570,21 +587,23 @@ class Scheduling(Dispatcher):
         words, base = self.words, self.segment.layout.agent(slot)
         if words[base + L.LOADED] == chunk:
             task._started_ns = words[base + L.STARTED_NS]
-        task._agent = self.names_of[slot]
-        self.outcomes[slot][1] += 1
-        self._tell_success(slot, self.outcomes[slot])
+        record = self.records[slot]
+        task._agent = record.name
+        record.failed += 1
+        self._tell_success(slot, record)
         if self.limits.ending.get(slot) == chunk:
             self.metrics.timeouts += 1
             self._why_ended[slot] = f"task {task.id} ({task.name!r}) ran for longer than its {task.timeout:g} s"
             return TaskTimeoutError(task.name, task.timeout)
         self.metrics.agent_deaths += 1
         if isinstance(error, AgentDiedError):
-            error = AgentDiedError(self.names_of[slot], error.pid, error.exitcode, error.task)
-        if task._retries <= 0:
+            error = AgentDiedError(record.name, error.pid, error.exitcode, error.task)
+        terms = task._terms
+        if terms.tries_left <= 0:
             return error
-        task._retries -= 1
+        terms.tries_left -= 1
         self.metrics.retried += 1
-        logger.warning("mpsteal: %s; it runs again (%d more tries)", error, task._retries)
+        logger.warning("mpsteal: %s; it runs again (%d more tries)", error, terms.tries_left)
         self._place_again([chunk])
         return None
 
@@ -592,10 +611,6 @@ class Scheduling(Dispatcher):
 
     def turn(self, now: float) -> None:
         """See `Dispatcher.turn`."""
-        keep = self.rules.metrics.keep_finished
-        if len(self.ended) > 2 * keep + 100:  # seldom, and then many
-            for number in list(islice(self.ended, len(self.ended) - keep)):
-                del self.ended[number]
         if self._moving:
             self._move_away()
         if self.overflow:
@@ -640,7 +655,8 @@ class Scheduling(Dispatcher):
             if sink in tasks:
                 tasks.remove(sink)
                 return L.NONE
-        return L.NONE if sink._waits else super().withdraw(sink)
+        waits = sink._links is not None and sink._links.waits
+        return L.NONE if waits else super().withdraw(sink)
 
     def _remove(self, chunk: int) -> int | None:
         if self.urgent.cancel(chunk):
@@ -672,7 +688,7 @@ class Scheduling(Dispatcher):
 
     def obituary(self, slot: int, pid: int, exitcode: int | None) -> str:
         """See `Dispatcher.obituary`."""
-        name, why = self.names_of[slot], self._why_ended.pop(slot, None)
+        name, why = self.records[slot].name, self._why_ended.pop(slot, None)
         how = f"was ended, since {why}" if why else f"died with exit code {exitcode}"
         return f"agent {name!r} (pid {pid}) {how}"
 
@@ -693,9 +709,6 @@ class Scheduling(Dispatcher):
         self.unmatched.clear()
         for task in list(self.unfinished.values()):
             task._resolve(False, error)
-
-
-NOT_NOTED = (-1, 0, 0)
 
 
 _group_of = attrgetter("_group")

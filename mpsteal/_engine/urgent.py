@@ -30,7 +30,7 @@ one that has lost its core for a moment is handed nothing ahead; longer: urgent 
 
 
 def _has_deadline(task: Any) -> bool:
-    return bool(task._deadline_ns)
+    return bool(task._terms.deadline_ns)
 
 
 class Urgent:
@@ -52,13 +52,16 @@ class Urgent:
         assert len(tasks) == hi - lo, f"S3 [{lo}, {hi}) is not within one page"
         self.count += hi - lo
         self.changed = True
+        if not self._scheduling.limits.with_deadline:  # of all tasks; the usual case
+            self._held.add(number, level, None, tasks[0]._seq, (lo, hi))
+            return
         for has_deadline, run in groupby(tasks, _has_deadline):
             size = sum(1 for _ in run) if not has_deadline else 0
             if size:
                 self._held.add(number, level, None, tasks[0]._seq, (lo, lo + size))
             else:
                 for task in run:
-                    self._held.add(number, level, task._deadline_ns, task._seq, (lo + size, lo + size + 1))
+                    self._held.add(number, level, task._terms.deadline_ns, task._seq, (lo + size, lo + size + 1))
                     size += 1
             lo += size
             tasks = tasks[size:]
@@ -98,11 +101,11 @@ class Urgent:
         words, base = scheduling.words, scheduling.segment.layout.agent(slot)
         if words[base + L.STATE] != L.READY or slot in scheduling.crew.leaving:
             return 0
-        order, mean = scheduling.rules.order, scheduling.mean_ns.get(slot)
+        order, mean = scheduling.rules.order, scheduling.records[slot].mean_ns
         ahead, parked = 0, words[base + L.PARKED]
         if not parked and time.monotonic_ns() - words[base + L.STARTED_NS] > LONG_NS:
             return 0
-        if mean is not None and mean <= order.short_s * 1e9:
+        if mean and mean <= order.short_s * 1e9:
             ahead = min(order.ahead_tasks, int(order.ahead_s * 1e9 / max(1.0, mean)))
         elif not parked:
             return 0
@@ -133,19 +136,26 @@ class Urgent:
         given = False
         able = {n: [slot for slot in rooms if scheduling.can_get(n, slot)] for n in held.classes()} if rooms else {}
         ranks: dict[tuple[int, int], tuple[int, float]] = {}
+        skip: set[tuple[int, int]] = set()
         while self.count:
             numbers = [n for n, slots in able.items() if slots]
-            top = held.top(numbers) if numbers else None
+            top = held.top(numbers, skip) if numbers else None
             if top is None:
                 break
             level, number = top
             slot = self._best_of(number, able[number], rooms, ranks)
-            if scheduling.deques.has_room(slot, level):
-                # What is left is for the others, while they are free.
-                rooms[slot] -= self._hand(slot, number, numbers, max(1, min(rooms[slot], self.count // len(rooms))))
-                given = True
-            else:
-                rooms[slot] = 0
+            if not scheduling.deques.has_room(slot, level):
+                others = [other for other in able[number] if scheduling.deques.has_room(other, level)]
+                if not others:
+                    # Only this level is full there. If nothing else were handed over either, an agent that wants
+                    # something more urgent would ask in vain before each task.
+                    skip.add(top)
+                    continue
+                slot = self._best_of(number, others, rooms, ranks)
+            # What is left is for the others, while they are free.
+            most = max(1, min(rooms[slot], self.count // len(rooms)))
+            rooms[slot] -= self._hand(slot, number, numbers, skip, most)
+            given = True
             if rooms[slot] <= 0:
                 del rooms[slot]
                 for slots in able.values():
@@ -155,9 +165,9 @@ class Urgent:
             self.tell()
             scheduling.announce()
 
-    def _hand(self, slot: int, number: int, numbers: list[int], most: int) -> int:
+    def _hand(self, slot: int, number: int, numbers: list[int], skip: set[tuple[int, int]], most: int) -> int:
         """Give an agent the most urgent range of these classes, or its front; returns how many chunks that were."""
-        found = self._held.pop_item(numbers)
+        found = self._held.pop_item(numbers, skip)
         assert found is not None
         (lo, hi), level, turns = found
         take = min(hi - lo, most, turns)
@@ -193,9 +203,9 @@ class Urgent:
         """How well an agent fits a class, its queue apart: the tier first, then the score."""
         scheduling = self._scheduling
         required, matching = scheduling.skills[number], scheduling.rules.matching
-        has, (succeeded, failed) = scheduling.capabilities[slot], scheduling.outcomes[slot]
-        rate = succeeded / (succeeded + failed) if failed else 1.0
-        points = score(skill_match(required, has), 0, rate, matching.queue_weight, matching.success_weight)
+        record = scheduling.records[slot]
+        has = record.capabilities
+        points = score(skill_match(required, has), 0, record.success_rate, matching.queue_weight, matching.success_weight)
         return -(tier(required, has, matching.wildcard) or 0), points
 
     def tell(self) -> None:

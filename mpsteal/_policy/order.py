@@ -166,9 +166,9 @@ class Backlog(Generic[T]):
             heapify(queue.heap)
         return True
 
-    def top(self, numbers: Collection[int]) -> tuple[int, int] | None:
-        """(level, class) of the item that `pop` would give."""
-        queue = self._first(numbers)
+    def top(self, numbers: Collection[int], skip: Collection[tuple[int, int]] = ()) -> tuple[int, int] | None:
+        """(level, class) of the item that `pop` would give, as if nothing waited of those in `skip`."""
+        queue = self._first(numbers, skip)
         return None if queue is None else (queue.level, queue.number)
 
     def pop(self, numbers: Collection[int]) -> T | None:
@@ -182,14 +182,16 @@ class Backlog(Generic[T]):
         self._count_out(queue)
         return item
 
-    def pop_item(self, numbers: Collection[int]) -> tuple[T, int, int] | None:
-        """`pop`, for items that stand for several tasks each.
+    def pop_item(
+        self, numbers: Collection[int], skip: Collection[tuple[int, int]] = ()
+    ) -> tuple[T, int, int] | None:
+        """`pop`, for items that stand for several tasks each; `skip` as for `top`.
 
         Returns:
             The item; its level; and how many of its tasks may go before another level's turn comes. Who takes n of them
             says so by `went(level, n - 1)`, and adds the rest again.
         """
-        queue = self._first(numbers)
+        queue = self._first(numbers, skip)
         if queue is None:
             return None
         level, levels = queue.level, self._levels
@@ -230,16 +232,19 @@ class Backlog(Generic[T]):
     def _levels_of(self, numbers: Collection[int]) -> list[int]:
         return [level for level, queues in self._levels.items() if not queues.keys().isdisjoint(numbers)]
 
-    def _first(self, numbers: Collection[int]) -> _Queue[T] | None:
+    def _first(self, numbers: Collection[int], skip: Collection[tuple[int, int]] = ()) -> _Queue[T] | None:
         """The queue whose first entry, valid, is the most urgent of these classes."""
         levels = self._levels_of(numbers)
+        if skip:
+            levels = [at for at in levels if any(n in self._levels[at] and (at, n) not in skip for n in numbers)]
         if not levels:
             return None
-        queues = self._levels[self._aging.peek(levels)]
+        level = self._aging.peek(levels)
+        queues = self._levels[level]
         first: tuple[float, int, T, _Queue[T]] | None = None
         for number in numbers:
             queue = queues.get(number)
-            if queue is None:
+            if queue is None or (skip and (level, number) in skip):
                 continue
             entry = self._front(queue)
             if first is None or entry < first:

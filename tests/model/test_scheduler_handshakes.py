@@ -20,6 +20,7 @@ from world import READY, Actor, ModelLocks, Violation, World, explore, explore_r
 from mpsteal._engine import limits as limits_module
 from mpsteal._engine.collect import Collector
 from mpsteal._engine.schedule import GROUP_SHIFT, Scheduling
+from mpsteal._engine.terms import NO_TERMS
 from mpsteal._engine.urgent import Urgent
 from mpsteal._policy.order import Aging
 from mpsteal._policy.rules import Rules
@@ -145,7 +146,7 @@ def submit(
         world.actor(f"agent {slot}", lambda a=agent: a.serve_chunks(endless))
         made.append(agent)
     tasks = {
-        chunk: SimpleNamespace(_deadline_ns=0, _seq=chunk, _group=level << GROUP_SHIFT, _assigned_ns=0, _agent="")
+        chunk: SimpleNamespace(_terms=NO_TERMS, _seq=chunk, _group=level << GROUP_SHIFT, _assigned_ns=0, _agent="")
         for lo, hi, level in batches
         for chunk in range(lo, hi)
     }
@@ -367,7 +368,7 @@ class Sink:
 
     def __init__(self, world: World, chunk: int, *, is_limited: bool) -> None:
         self.world, self.chunk = world, chunk
-        self._timeout_ns = -1 if is_limited else 0  # due as soon as somebody looks
+        self._terms = SimpleNamespace(timeout_ns=-1 if is_limited else 0)  # due as soon as somebody looks
 
     def _resolve(self, ok: bool, value: Any) -> None:
         self.world.event("delivered", self.chunk)

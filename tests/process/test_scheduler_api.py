@@ -46,6 +46,7 @@ from waiting import ALARM_S, lines, program, wait_gone, wait_until
 
 import mpsteal
 from mpsteal import Agent, ConfigError, Task, TaskCancelledError, WorkStealingScheduler
+from mpsteal._engine.future import _watches
 from mpsteal.config import Config, load_config
 
 Open = Callable[..., WorkStealingScheduler]
@@ -422,7 +423,7 @@ class TestFutures:
         (held,) = hold(scheduler, first)
         waits = threading.Thread(target=lambda: scheduler.wait_all(ALARM_S))
         waits.start()
-        wait_until(lambda: held._seen_condition or waits.is_alive(), "it waits")
+        wait_until(lambda: _watches or waits.is_alive(), "it waits")
         time_out = scheduler.wait_all(0.01)
         assert time_out is False
         later = hold(scheduler, second)

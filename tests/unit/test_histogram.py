@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from math import ceil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpsteal._policy.histogram import EXACT_BELOW, RELATIVE_ERROR, Histogram
+from mpsteal._policy.histogram import EXACT_BELOW, RELATIVE_ERROR, Histogram, bucket_of
 
 durations = st.one_of(st.integers(0, 100), st.integers(0, 10**6), st.integers(0, 1 << 62))
 
 
 def of(*values: int) -> Histogram:
     histogram = Histogram()
-    for value in values:
-        histogram.add(value)
+    histogram.add(values)
     return histogram
 
 
@@ -35,13 +35,17 @@ def test_count_mean_and_greatest_are_exact(values: list[int]) -> None:
     assert histogram.mean == sum(values) / max(1, len(values))
 
 
-@given(st.lists(durations, max_size=30), st.lists(durations, max_size=30))
-def test_merged_as_if_added(some: list[int], more: list[int]) -> None:
-    merged = of(*some)
-    merged.merge(of(*more))
-    both = of(*some, *more)
-    assert merged.snapshot() == both.snapshot()
-    assert all(merged.percentile(n / 20) == both.percentile(n / 20) for n in range(21))
+@given(st.lists(st.lists(durations, max_size=5), max_size=5), st.integers(1, 8))
+def test_in_whatever_portions_they_come(portions: list[list[int]], fold: int) -> None:
+    """Kept as they are or counted already: nobody sees a difference."""
+    histogram = Histogram()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mpsteal._policy.histogram.FOLD", fold)
+        for portion in portions:
+            histogram.add(portion)
+    whole = of(*[value for portion in portions for value in portion])
+    assert histogram.snapshot() == whole.snapshot()
+    assert all(histogram.percentile(n / 20) == whole.percentile(n / 20) for n in range(21))
 
 
 @pytest.mark.parametrize(
@@ -62,11 +66,17 @@ def test_percentile(values: list[int], share: float, ns: float) -> None:
 
 
 def test_each_bucket_follows_the_one_before() -> None:
-    histogram = of(*range(1 << 12))
-    assert sum(histogram._counts) == 1 << 12
-    assert histogram._counts[:EXACT_BELOW] == [1] * EXACT_BELOW
-    assert histogram._counts == sorted(histogram._counts)  # none is left out: wider ones hold more
-    assert set(histogram._counts) == {1 << i for i in range(8)}
+    counts = Counter(map(bucket_of, range(1 << 12)))
+    assert list(counts) == list(range(max(counts) + 1))
+    assert [counts[i] for i in range(EXACT_BELOW)] == [1] * EXACT_BELOW
+    assert list(counts.values()) == sorted(counts.values())  # wider ones hold more
+    assert set(counts.values()) == {1 << i for i in range(8)}
+
+
+@given(st.lists(durations, min_size=1, max_size=100))
+def test_each_is_counted_in_its_bucket(values: list[int]) -> None:
+    counts = of(*values)._state.folded().counts
+    assert {i: n for i, n in enumerate(counts) if n} == Counter(map(bucket_of, values))
 
 
 def test_snapshot_is_in_seconds_and_ready_for_json() -> None:

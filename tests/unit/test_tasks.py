@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures as futures
 import datetime
+import gc
 import pickle
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from mpsteal import Agent, Task
+from mpsteal._engine.future import SETTLING, _watches, settle
 from mpsteal.errors import TaskCancelledError
 
 
@@ -37,7 +39,7 @@ class FakeScheduler:
 def submitted(scheduler: Any, n: int) -> list[Task]:
     tasks = [Task(f"t{i}", fn=double, args=(i,)) for i in range(n)]
     for task in tasks:
-        task._prepare(scheduler, 0, ())
+        task._prepare(scheduler, 0)
     return tasks
 
 
@@ -82,8 +84,8 @@ def test_deadline_may_be_a_point_in_time() -> None:
     at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=60)
     relative, absolute = Task("a", deadline=60), Task("b", deadline=at)
     for task in (relative, absolute):
-        task._prepare(FakeScheduler(), 0, ())  # type: ignore[arg-type]
-    assert abs(relative._deadline_ns - absolute._deadline_ns) < 5e9
+        task._prepare(FakeScheduler(), 0)  # type: ignore[arg-type]
+    assert abs(relative._terms.deadline_ns - absolute._terms.deadline_ns) < 5e9
 
 
 def test_task_that_was_not_submitted_is_not_waited_for() -> None:
@@ -167,7 +169,8 @@ def _asyncio(tasks: list[Task]) -> None:
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("wait", [_wait_all, _wait_each, _as_completed, _results, _callbacks, _asyncio])
-def test_waiters_and_engine_do_not_miss_each_other(wait: Wait) -> None:
+@pytest.mark.parametrize("at_once", [1, 7], ids=["one by one", "seven at once"])
+def test_waiters_and_engine_do_not_miss_each_other(wait: Wait, at_once: int) -> None:
     """Two threads wait while a third resolves; a lost wake-up, or a lock taken twice, would hang."""
     for _ in range(25):
         tasks = submitted(FakeScheduler(), 40)
@@ -181,8 +184,14 @@ def test_waiters_and_engine_do_not_miss_each_other(wait: Wait) -> None:
 
         def resolve(tasks: list[Task] = tasks, failed: list[BaseException] = failed) -> None:
             try:
-                for i, task in enumerate(tasks):
-                    task._resolve(True, i)
+                for i in range(0, len(tasks), at_once):
+                    some = tasks[i : i + at_once]
+                    if at_once == 1:
+                        some[0]._resolve(True, i)
+                        continue
+                    for task in some:
+                        task._result = task.args[0]
+                    settle(some)
             except BaseException as error:
                 failed.append(error)
 
@@ -200,7 +209,7 @@ def test_a_lock_that_was_acquired_is_the_one_that_is_released() -> None:
     task._condition.acquire()
     engine = threading.Thread(target=task._resolve, args=(True, 1))
     engine.start()
-    while not task._settling:
+    while task._state != SETTLING:
         pass
     task._condition.release()
     engine.join()
@@ -208,12 +217,20 @@ def test_a_lock_that_was_acquired_is_the_one_that_is_released() -> None:
 
 
 def test_nothing_is_kept_of_tasks_that_are_over() -> None:
-    from mpsteal.tasks import _conditions
-
-    before = len(_conditions)
+    before = len(_watches)
     tasks = submitted(FakeScheduler(), 10)
     assert futures.wait(tasks, timeout=0).not_done == set(tasks)
-    assert len(_conditions) == before + 10
+    assert len(_watches) == before + 10
     for i, task in enumerate(tasks):
         task._resolve(True, i)
-    assert len(_conditions) == before
+    assert len(_watches) == before
+
+
+def test_nothing_is_kept_of_tasks_that_nobody_submits() -> None:
+    before = len(_watches)
+    task = Task("t")
+    task.add_done_callback(print)
+    assert len(_watches) == before + 1
+    del task
+    gc.collect()
+    assert len(_watches) == before

@@ -1,0 +1,228 @@
+"""A `concurrent.futures.Future` that makes its lock only when somebody looks at it while it is pending.
+
+A `Future` makes its lock at once (3 us, as much as all the rest of a task), and few are ever looked at before they are
+over. Engine and waiter meet at steps that the interpreter does not divide:
+
+    engine: 1 _state := SETTLING   2 takes the watch out of `_watches`   3 none there: _state := the end; else under it
+    waiter: 1 puts a watch there   2 looks at _state                     3 SETTLING: waits for the end to follow
+
+If the waiter finds an earlier state, the engine's step 2 is still to come, and finds the watch. The engine keeps what
+it found in `_watch`: whoever holds that lock asks for it again, to give it back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from concurrent.futures import Future
+from concurrent.futures import _base as futures
+from typing import Any
+
+from ..errors import TaskCancelledError
+
+PENDING, FINISHED, CANCELLED = futures.PENDING, futures.FINISHED, futures.CANCELLED_AND_NOTIFIED
+OVER, SETTLING = "OVER", "SETTLING"
+"""In between, for our own eyes: how it ended is known; those who wait are about to be woken. `Future` takes any state
+that it does not know for pending."""
+
+_ENDED = (FINISHED, CANCELLED)
+
+
+class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anything
+    """A future that an engine resolves. Who makes one sets `_state`, `_result`, `_exception` and `_watch` (by
+    `_begin`, or spelled out where that matters)."""
+
+    __slots__ = ("_exception", "_result", "_state", "_watch")
+
+    def _begin(self) -> None:
+        self._state = PENDING
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        self._watch: _Watch | None = None
+
+    # -- to be told by who derives from it --------------------------------------------------------------------------
+
+    def _check_waitable(self) -> None:
+        """Raise if waiting would not help."""
+
+    def _ended(self, ok: bool, value: Any) -> None:
+        """How it ended is known, and nobody is woken yet: count it. Engine thread, once."""
+
+    def _settled(self) -> None:
+        """Everybody has been woken. Engine thread, once."""
+
+    def _call_back(self) -> None:
+        """Run the callbacks, in the thread for them: one that blocks must not hold up the loop."""
+        raise NotImplementedError
+
+    # -- for users --------------------------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether it is over, however it ended."""
+        return self._state in _ENDED
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What the call gave; raises what it raised.
+
+        Raises TimeoutError when it was not over within `timeout` seconds; ask again.
+        """
+        if self._state is FINISHED:  # the usual case, without a lock
+            if self._exception is None:
+                return self._result
+            try:
+                raise self._exception
+            finally:
+                self = None  # type: ignore[assignment]  # as a `Future` does: no cycle through the traceback
+        self._check_waitable()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the call raised; None if it succeeded. Waits, and raises, as `result` does."""
+        if self._state is FINISHED:
+            return self._exception
+        self._check_waitable()
+        return super().exception(timeout)
+
+    # -- what `concurrent.futures` looks at ---------------------------------------------------------------------------
+
+    @property
+    def _condition(self) -> Any:  # type: ignore[override]
+        # Once given out while it was pending, it stays the same: who has acquired it asks again to release it.
+        if (watch := self._watch) is not None:
+            return watch
+        if self._state in _ENDED:
+            return _NOTHING_TO_GUARD
+        key = id(self)
+        watch = _watches.get(key) or _watches.setdefault(key, _Watch(self))
+        if self._state in (PENDING, OVER):
+            return watch
+        while (found := self._watch) is None and self._state not in _ENDED:
+            time.sleep(0)  # the engine is between two lines of `_resolve`, and waits for nobody there
+        _watches.pop(key, None)  # ours came too late, for whoever looked
+        return _NOTHING_TO_GUARD if found is None else found
+
+    def _watched(self) -> _Watch | None:
+        """For those who hold the lock that `_condition` gave them."""
+        if self._watch is not None or self._state in _ENDED:
+            return self._watch
+        # In this order: the engine puts it into `_watch` before it takes it out there, and from then on that one holds.
+        watch = _watches.get(id(self))
+        return self._watch or watch
+
+    @property
+    def _waiters(self) -> Any:  # type: ignore[override]
+        watch = self._watched()
+        return _NOBODY if watch is None else watch.waiters
+
+    @property
+    def _done_callbacks(self) -> Any:
+        watch = self._watched()
+        return _NOBODY if watch is None else watch.callbacks
+
+    # -- for the engine ---------------------------------------------------------------------------------------------
+
+    @property
+    def _is_finished(self) -> bool:
+        """Whether it is known how it ends."""
+        return self._state is not PENDING
+
+    def _resolve(self, ok: bool, value: Any) -> None:
+        """It is over: store the outcome, and wake who waits for it. Once: who comes second changes nothing."""
+        if self._state is not PENDING:
+            return
+        end = FINISHED
+        if ok:
+            self._result = value
+        else:
+            self._exception = value
+            if isinstance(value, TaskCancelledError):
+                end = CANCELLED
+        self._state = OVER  # after the outcome, which others look at then
+        try:
+            self._ended(ok, value)
+        finally:  # only now: who is woken finds times and counts as they are in the end
+            self._state = SETTLING
+            if _watches and (watch := _watches.get(id(self))) is not None:
+                self._settle_watched(watch, end)
+            else:
+                self._state = end
+        self._settled()
+
+    def _settle_watched(self, watch: _Watch, end: str) -> None:
+        """The middle of `_resolve` where somebody has looked, as a `Future` does it."""
+        self._watch = watch
+        _watches.pop(id(self), None)
+        with watch:
+            self._state = end
+            for waiter in watch.waiters:
+                if end != FINISHED:
+                    waiter.add_cancelled(self)
+                elif self._exception is None:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            watch.notify_all()
+        if watch.callbacks:
+            self._call_back()
+
+
+def settle(tasks: list[Any]) -> None:
+    """The end of `_resolve` for many that succeeded and are counted; results in place, and nobody else resolves them.
+
+    `_settled` is left to the caller.
+    """
+    for future in tasks:  # one by one: nothing may be waited for while any is SETTLING
+        future._state = SETTLING
+        if _watches and (watch := _watches.get(id(future))) is not None:
+            future._settle_watched(watch, FINISHED)
+        else:
+            future._state = FINISHED
+
+
+class _Watch(threading.Condition):
+    """The lock of a pending future, and who waits for it."""
+
+    def __init__(self, future: LazyFuture) -> None:
+        super().__init__()
+        self.waiters: list[Any] = []
+        self.callbacks: list[Any] = []
+        # One that is never resolved, nor even submitted, leaves nothing behind.
+        self._gone = weakref.ref(future, lambda _, key=id(future): _watches.pop(key, None))  # type: ignore[misc]
+
+
+_watches: dict[int, _Watch] = {}
+"""Of pending futures that somebody has looked at, by `id()`."""
+
+
+class _NoLock:
+    """The lock of a future that was over before anybody looked: nothing changes any more."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+class _Nobody:
+    """Those who wait for a future that was over before: nobody, whoever is noted down."""
+
+    def append(self, item: object) -> None:
+        pass
+
+    def remove(self, item: object) -> None:
+        pass
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+_NOTHING_TO_GUARD = _NoLock()
+_NOBODY = _Nobody()

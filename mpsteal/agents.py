@@ -1,0 +1,79 @@
+"""`Agent`, as the scheduler takes it: a worker process with capabilities, seen from the parent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .tasks import Task, skill_set
+
+if TYPE_CHECKING:
+    from .scheduler import WorkStealingScheduler
+
+
+class Agent:
+    """A worker process with capabilities, once it is registered with a scheduler.
+
+    Args:
+        agent_id: its name, unique in its scheduler.
+        capabilities: the skills that it has (words); "*" (`matching.wildcard`) stands for any.
+    """
+
+    def __init__(self, agent_id: str, capabilities: Iterable[str] = ()) -> None:
+        if type(agent_id) is not str or not agent_id:
+            raise TypeError(f"agent_id must be a word, not {agent_id!r}")
+        self.agent_id = agent_id
+        self.capabilities = skill_set("capabilities", capabilities or ())
+        self._scheduler: WorkStealingScheduler | None = None
+        self._slot = self._registration = -1
+
+    def _row(self) -> Any:
+        scheduler = self._scheduler
+        return None if scheduler is None else scheduler._agent_row(self)
+
+    @property
+    def queue_length(self) -> int:
+        """Tasks assigned to it that it has not started."""
+        row = self._row()
+        return 0 if row is None else row.queue_length
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether more tasks than `agents.busy_above` are queued."""
+        scheduler = self._scheduler
+        return scheduler is not None and self.queue_length > scheduler.config.agents.busy_above
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether fewer tasks than `agents.idle_below` are queued."""
+        scheduler = self._scheduler
+        return scheduler is None or self.queue_length < scheduler.config.agents.idle_below
+
+    @property
+    def success_rate(self) -> float:
+        """Share of its tasks that ended well (0 to 1); 1 before the first."""
+        row = self._row()
+        return 1.0 if row is None else row.success_rate
+
+    @property
+    def pid(self) -> int | None:
+        """Its process now; None when it has none."""
+        row = self._row()
+        return None if row is None else row.pid or None
+
+    @property
+    def state(self) -> str:
+        """ "new", "starting", "idle", "running", "leaving" or "gone"."""
+        row = self._row()
+        if row is None:
+            return "new" if self._scheduler is None else "gone"
+        return row.state  # type: ignore[no-any-return]
+
+    @property
+    def current_task(self) -> Task | None:
+        """What it is running right now."""
+        row = self._row()
+        return None if row is None else row.current_task
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.agent_id!r} [{', '.join(sorted(self.capabilities))}] {self.state}>"
