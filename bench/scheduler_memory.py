@@ -20,7 +20,7 @@ import time
 
 from bench import _rss
 from bench._model import Figure, Goal, Row, Setup, WrongResult, check
-from bench.scheduler_setup import TWO_AGENTS, held, make_task, running
+from bench.scheduler_setup import TWO_AGENTS, held, running, task_maker
 
 KIB = Goal("value", "<", 1024)
 
@@ -39,6 +39,7 @@ def measure(setup: Setup) -> dict[str, float]:
     n = setup.size(100_000, 20_000)
     with running(TWO_AGENTS) as scheduler, held(scheduler) as let_go:
         before = [_rss.settled(_rss.rss), _rss.private()]
+        make_task = task_maker()
         tasks = [scheduler.submit_task(make_task(i)) for i in range(n)]
         wait_taken_in(scheduler, n)
         after = [_rss.settled(_rss.rss), _rss.private()]
@@ -54,6 +55,7 @@ def measure_million(setup: Setup) -> dict[str, float]:
         before = _rss.rss()
         has_peak = _rss.reset_peak()
         began = time.perf_counter()
+        make_task = task_maker()
         tasks = [scheduler.submit_task(make_task(i)) for i in range(n)]
         submitted = time.perf_counter()
         wait_taken_in(scheduler, n)

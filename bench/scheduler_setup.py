@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,11 @@ def held(scheduler: Any) -> Iterator[Any]:
             os.close(gate_fd)
 
 
-def make_task(i: int, mixed: bool = True) -> Any:
-    """A no-op with skills and a priority: 1 to 5 in turn, or always 3."""
+def task_maker(mixed: bool = True) -> Callable[[int], Any]:
+    """Makes no-ops with skills and a priority: 1 to 5 in turn, or always 3."""
     from mpsteal import Task
 
-    return Task("noop", SKILLS[i % 3], 1 + i % 5 if mixed else 3, fn=noop, args=(i,))
+    def make_task(i: int) -> Task:
+        return Task("noop", SKILLS[i % 3], 1 + i % 5 if mixed else 3, fn=noop, args=(i,))
+
+    return make_task

@@ -21,7 +21,7 @@ from functools import partial
 
 from bench import submit
 from bench._model import AGENTS, Figure, Goal, Row, Setup, at_most, check
-from bench.scheduler_setup import TWO_AGENTS, make_task, running
+from bench.scheduler_setup import TWO_AGENTS, running, task_maker
 
 PEER = "throughput-pool"
 TIMES_POOL = Figure("times_pool", "x Pool.apply_async", "x", at_most(3, "value"))
@@ -31,16 +31,17 @@ TIMES_POOL = Figure("times_pool", "x Pool.apply_async", "x", at_most(3, "value")
 def measure(setup: Setup, *, bulk: bool, mixed: bool) -> dict[str, float]:
     n = setup.size(100_000, 10_000)
     assert len(TWO_AGENTS) == AGENTS
+    make_task = task_maker(mixed)
     with running(TWO_AGENTS) as scheduler:
         for _ in range(3):
-            for task in scheduler.submit_tasks([make_task(i, mixed) for i in range(32 * AGENTS)]):
+            for task in scheduler.submit_tasks([make_task(i) for i in range(32 * AGENTS)]):
                 task.result()
         submit_task = scheduler.submit_task
         began = time.perf_counter()
         if bulk:
-            tasks = scheduler.submit_tasks([make_task(i, mixed) for i in range(n)])
+            tasks = scheduler.submit_tasks([make_task(i) for i in range(n)])
         else:
-            tasks = [submit_task(make_task(i, mixed)) for i in range(n)]
+            tasks = [submit_task(make_task(i)) for i in range(n)]
         submitted = time.perf_counter()
         results = [task.result() for task in tasks]
         ended = time.perf_counter()

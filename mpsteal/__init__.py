@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .agents import Agent
     from ._engine.balance import Rebalancing
+    from .agents import Agent
     from .context import get_context
     from .errors import (
         AgentDiedError,

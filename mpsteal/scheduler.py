@@ -31,20 +31,22 @@ from types import MappingProxyType
 from typing import Any
 
 from ._agent.launch import Balancing
+from ._agent.marker import reached
 from ._engine.balance import Rebalancing
 from ._engine.future import FINISHED
 from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
 from ._engine.records import AgentLook
 from ._engine.schedule import CLASSES, LEVELS, LEVELS_PER_PRIORITY, Scheduling
-from ._engine.urgent import GROUP_SHIFT
+from ._engine.terms import NO_TERMS
+from ._engine.urgent import GROUP_SHIFT, URGENT
 from ._policy.graph import find_cycle
 from ._queue import layout as L
+from .agents import Agent
 from .config import Config, load_config
-from .errors import DeadlineWarning, DependencyError, UnmatchedTaskError
+from .errors import DeadlineWarning, DependencyError
 from .metrics import AgentSample, Sampler, WorkStealingMetrics
 from .tasks import HIGHEST, Task
-from .agents import Agent
 
 logger = logging.getLogger("mpsteal")
 
@@ -366,8 +368,8 @@ class WorkStealingScheduler:
         group = {task.id: task for task in tasks}
         if len(group) < len(tasks):
             raise ValueError("the same task is there twice")
-        edges = {task.id: [_id_of(d) for d in _named(task)] for task in tasks}
-        if any(edges.values()):
+        edges = {task.id: [_id_of(d) for d in _named(task)] for task in tasks if task._links is not None}
+        if edges:
             cycle = find_cycle({i: [j for j in wanted if j in group] for i, wanted in edges.items()})
             if cycle is not None:
                 path = " -> ".join(f"{i} ({group[i].name!r})" for i in cycle)
@@ -396,33 +398,38 @@ class WorkStealingScheduler:
         if task._home is not None:
             raise ValueError(f"{task!r} was submitted before; a task runs once")
         place = self._places[task.priority].get(task.skill_requirements)
-        if place is None or task._terms.deadline is not None or self._refuses_unmatched:
+        if place is None:
             place = self._find_place(task)
-        links = task._links
+        links, terms = task._links, task._terms
         if links is not None:
             links.waits_for = tuple(self._find_dependencies(task, group))
-        task._prepare(self, place)
-        if task._terms.deadline is not None:
-            try:
-                self._check_deadline(task)
-            except BaseException:  # where warnings are errors: it is not submitted
-                task._home = None
-                raise
+        task._home, task._function = self, task.fn or reached
+        task._args, task._kwds = task.args, task.kwargs
+        task._group, task._ready_ns = place, time.monotonic_ns()
+        if terms is not NO_TERMS:
+            terms.submitted(task._ready_ns)
+            if terms.deadline is not None:
+                task._group = place | URGENT
+                try:
+                    self._check_deadline(task)
+                except BaseException:  # where warnings are errors: it is not submitted
+                    task._home = None
+                    raise
 
     def _find_place(self, task: Task) -> int:
-        """The level and class of a task, as the engine's `_group`. Kept for the next of that priority and skills."""
-        rules, dispatcher, skills = self.config, self._dispatcher, task.skill_requirements
-        protected = task.priority >= rules.order.protected_from
+        """The level and class of a task without a deadline, as the engine's `_group`. Kept for the next of that
+        priority and skills."""
+        dispatcher, skills = self._dispatcher, task.skill_requirements
+        protected = task.priority >= self.config.order.protected_from
         number = dispatcher.classes[protected].get(skills)
         if number is None:
             number = self._engine.call(lambda: dispatcher.number_of(skills, protected=protected))
-        if self._refuses_unmatched:
-            matched = self._engine.call(lambda: bool(dispatcher.placement.agents_of(number)))
-            if not matched:
-                raise UnmatchedTaskError(task.name, dispatcher.missing(number), dispatcher.needs_names(number))
-        is_urgent = protected or task.deadline is not None
-        place: int = LEVELS_PER_PRIORITY * (task.priority - 1) + is_urgent << GROUP_SHIFT | number
-        if task.deadline is None:
+        place: int = LEVELS_PER_PRIORITY * (task.priority - 1) << GROUP_SHIFT | number
+        if protected:
+            place |= URGENT
+        if self._refuses_unmatched:  # agents come and go: asked each time
+            self._engine.call(partial(dispatcher.check_matched, number, task.name))
+        else:
             self._places[task.priority][skills] = place
         return place
 

@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ._agent.marker import reached
 from ._engine.dispatch import explain_pickling
 from ._engine.future import CANCELLED, PENDING, LazyFuture
 from ._engine.terms import NO_TERMS, Links, Terms
 from .errors import TaskCancelledError
 
 if TYPE_CHECKING:
-    from .scheduler import WorkStealingScheduler
+    pass
 
 LOWEST, HIGHEST = 1, 5
 
@@ -170,7 +169,8 @@ class Task(LazyFuture):
         """Its scheduler; when it is over, that one's dispatcher."""
         self._state = PENDING  # `_begin`, spelled out
         self._result = self._exception = self._watch = self._agent = None
-        self._assigned_ns = self._started_ns = self._completed_ns = self._seq = 0
+        self._assigned_ns = self._started_ns = self._completed_ns = 0
+        self._seq = 0  # the engine's, for the order of submission; 0 until it has looked
 
     # -- for users --------------------------------------------------------------------------------------------------
 
@@ -312,15 +312,6 @@ class Task(LazyFuture):
         self._home._engine.callbacks.put(_call_back, self, _nothing)
 
     # -- for the engine ---------------------------------------------------------------------------------------------
-
-    def _prepare(self, home: WorkStealingScheduler, group: int) -> None:
-        """Submitting: everything that the engine looks at."""
-        self._home, self._group = home, group
-        self._function = self.fn or reached
-        self._args, self._kwds = self.args, self.kwargs
-        self._ready_ns = now_ns = _now()
-        if self._terms is not NO_TERMS:
-            self._terms.submitted(now_ns)
 
     def _fill_in(self) -> None:
         """Put results where the arguments name tasks."""

@@ -33,7 +33,7 @@ class Collector:
 
     def collect(self, *slots: int) -> int:
         """Deliver everything these agents have committed; returns how many chunks that were."""
-        return sum([self._collect(slot, self.waking) for slot in slots])
+        return sum([self._collect(slot) for slot in slots])
 
     def wake(self) -> None:
         """Let those go who wait for single results that are there now."""
@@ -41,7 +41,8 @@ class Collector:
         for sink in waking:
             sink._wake_waiters(self.waiting)
 
-    def _collect(self, slot: int, waking: list[Any]) -> int:
+    def _collect(self, slot: int) -> int:
+        waking = self.waking
         reader = self.readers[slot]
         dispatcher = self.dispatcher
         pages, blocks = dispatcher.pages, dispatcher.blocks

@@ -35,7 +35,7 @@ class TaskCollector(Collector):
         self._noted_before: dict[int, tuple[int, int]] = {}
         """Start and run time, by slot, where the result was not there yet: it is pickled later, which may take long."""
 
-    def _collect(self, slot: int, waking: list[Any]) -> int:
+    def _collect(self, slot: int) -> int:
         dispatcher = self.dispatcher
         pages, blocks = dispatcher.pages, dispatcher.blocks
         page_chunks = pages.page_chunks

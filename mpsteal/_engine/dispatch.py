@@ -27,7 +27,8 @@ from .jobs import END, WAIT, Job
 
 FIRST_BATCH, LARGEST_BATCH = 32, 1024
 """Chunks written before they are handed out. Where an agent is idle, the first batch is small, so that it starts soon,
-then they double; else the largest at once. Small batches cost a fence and a look at every agent each (about 10 us); large ones let agents wait."""
+then they double; else the largest at once. Small batches cost a fence and a look at every agent each (about 10 us);
+large ones let agents wait."""
 
 
 BATCHES_PER_TURN = 8
@@ -513,6 +514,9 @@ class Dispatcher:
 
     def attach(self, engine: Any) -> None:
         """The engine is built; called once, before its thread starts."""
+
+    def before_results(self) -> None:
+        """Results are about to be read, which takes a while: hand out first what agents may be waiting for."""
 
     def turn(self, now: float) -> None:
         """One round of the loop, before the engine may sleep."""

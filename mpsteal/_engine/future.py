@@ -188,7 +188,8 @@ class _Watch(threading.Condition):
         self.waiters: list[Any] = []
         self.callbacks: list[Any] = []
         # One that is never resolved, nor even submitted, leaves nothing behind.
-        self._gone = weakref.ref(future, lambda _, key=id(future): _watches.pop(key, None))  # type: ignore[misc]
+        key = id(future)
+        self._gone = weakref.ref(future, lambda _: _watches.pop(key, None))
 
 
 _watches: dict[int, _Watch] = {}

@@ -51,7 +51,7 @@ class Limits:
         if terms.timeout_ns:
             self.limited += 1
         if terms.deadline_ns:
-            heapq.heappush(self._deadlines, (terms.deadline_ns, task._seq, task))
+            heapq.heappush(self._deadlines, (terms.deadline_ns, task.id, task))
             self.with_deadline += 1
 
     def finished(self, task: Any) -> None:

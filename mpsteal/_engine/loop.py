@@ -464,6 +464,8 @@ class Engine:
                 rung = rung or what == "result"
         now = time.monotonic()
         if rung or (now >= self._look_due and self.dispatcher.inflight):
+            if self._balancing is not None:
+                self.dispatcher.before_results()
             # At all of them, whoever rang: each wake-up costs more than to look at another ring.
             found = self.collector.collect(*self.slots)
             self._silence = LOOK_FIRST_S if found else min(LOOK_LAST_S, 2 * self._silence)

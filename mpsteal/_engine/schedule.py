@@ -105,7 +105,6 @@ class Scheduling(Dispatcher):
         self.ended = Ended(rules.metrics.keep_finished)
         self.is_draining = False
         """Nobody will register any more: what no agent can run never will."""
-        self._seq = 0
         self._pushed: dict[int, int] = {}
         """Chunks that were pushed and are not announced yet, by slot."""
         self._told: set[int] = set()
@@ -172,6 +171,11 @@ class Scheduling(Dispatcher):
         wildcard = self.rules.matching.wildcard
         has_one = any(wildcard in record.capabilities for record in list(self.records.values()))
         return has_one and number in self.classes[True].values() and number not in self.classes[False].values()
+
+    def check_matched(self, number: int, name: str) -> None:
+        """Raise UnmatchedTaskError if no agent can run tasks of this class; `name` is the task's."""
+        if not self.placement.agents_of(number):
+            raise UnmatchedTaskError(name, self.missing(number), self.needs_names(number))
 
     def can_get(self, number: int, slot: int) -> bool:
         """Whether a class may be given to an agent: it has the skills, and is not on its way out."""
@@ -286,6 +290,7 @@ class Scheduling(Dispatcher):
 
     def _take_pending(self, batch: Batch) -> None:
         pending, room = self.pending, batch.limit - len(batch.sinks) - batch.refused
+        nobody = self._nobody
         ready: list[Any] = []
         while room > 0:
             try:
@@ -293,15 +298,14 @@ class Scheduling(Dispatcher):
             except IndexError:
                 break
             if not task._seq:  # the first look at it
-                self._seq = task._seq = self._seq + 1
+                task._seq = task._ready_ns  # when it was submitted: one number less for the garbage collector to visit
                 if task._terms is not NO_TERMS:
                     self.limits.watch(task)
                 if task._links is not None and not self._link(task):
                     continue
             if task._state is not PENDING:
                 continue
-            number = task._group & _CLASS_MASK
-            if number in self._nobody and not self.placement.agents_of(number):
+            if nobody and (number := task._group & _CLASS_MASK) in nobody and not self.placement.agents_of(number):
                 self.unmatched.setdefault(number, deque()).append(task)
                 self._tell_unmatched(number, task)
                 continue
@@ -315,10 +319,10 @@ class Scheduling(Dispatcher):
         finally:
             pending.extendleft(reversed(calls))  # the slab was full, or there was no memory
         slots = batch.slots
-        for i, task in enumerate(batch.sinks):
-            number = task._group & _CLASS_MASK
-            if number:
-                slots[4 * i + 3] |= number << L.CLASS_SHIFT
+        for i, j, group in _groups(batch.sinks):
+            if number := group & _CLASS_MASK:
+                flags = slice(4 * i + 3, 4 * j, 4)
+                slots[flags] = [word | number << L.CLASS_SHIFT for word in slots[flags]]
 
     def _link(self, task: Any) -> bool:
         """First look at a task that depends on others; whether it need not wait for them."""
@@ -362,11 +366,11 @@ class Scheduling(Dispatcher):
 
     def _place(self, lo: int, hi: int) -> None:
         self._read_lengths()
-        for group, tasks in groupby(self.tasks_of(lo, hi), _group_of):
-            hi = lo + sum(1 for _ in tasks)
-            self.place_group(lo, hi, group)
-            lo = hi
+        for i, j, group in _groups(self.tasks_of(lo, hi)):
+            self.place_group(lo + i, lo + j, group)
         self.announce()
+        if self.urgent.count:  # not only when all batches are placed: agents may be waiting for it
+            self.urgent.give_out()
 
     def tasks_of(self, lo: int, hi: int) -> list[Any]:
         """Who waits for chunks [lo, hi), which are all of one page and unfinished."""
@@ -609,6 +613,11 @@ class Scheduling(Dispatcher):
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
+    def before_results(self) -> None:
+        """See `Dispatcher.before_results`: who has rung may wait for something urgent, and runs it meanwhile."""
+        if self.urgent.count:
+            self.urgent.give_out()
+
     def turn(self, now: float) -> None:
         """See `Dispatcher.turn`."""
         if self._moving:
@@ -716,6 +725,15 @@ _group_of = attrgetter("_group")
 
 def _level_of(task: Any) -> int:
     return int(task._group >> GROUP_SHIFT)
+
+
+def _groups(tasks: list[Any]) -> Iterator[tuple[int, int, int]]:
+    """Neighbours of one group: where they begin and end, and the group."""
+    at = 0
+    for group, run in groupby(map(_group_of, tasks)):
+        end = at + len(list(run))
+        yield at, end, group
+        at = end
 
 
 def _runs(chunks: list[int], page_chunks: int) -> Iterable[tuple[int, int]]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 GROUP_SHIFT = 32
 """`_group` of a task is its level and, in the low bits, its class: equal where tasks may share a range."""
 
+URGENT = 1 << GROUP_SHIFT  # set in groups of urgent tasks: of the two levels of a priority, theirs is the odd one
+
 LONG_NS = 10_000_000
 """An agent that is inside one task for longer is not busy with short ones now, whatever its mean says (ns). Shorter:
 one that has lost its core for a moment is handed nothing ahead; longer: urgent tasks become hostages of a long one."""
@@ -133,7 +135,7 @@ class Urgent:
         self.tell()
         scheduling.locks.fence()  # who parks from here on has seen HELD, and rings
         rooms = {slot: room for slot in scheduling.slots if (room := self._room(slot))}
-        given = False
+        gifts = _Gifts(scheduling.pages.page_chunks)
         able = {n: [slot for slot in rooms if scheduling.can_get(n, slot)] for n in held.classes()} if rooms else {}
         ranks: dict[tuple[int, int], tuple[int, float]] = {}
         skip: set[tuple[int, int]] = set()
@@ -144,8 +146,8 @@ class Urgent:
                 break
             level, number = top
             slot = self._best_of(number, able[number], rooms, ranks)
-            if not scheduling.deques.has_room(slot, level):
-                others = [other for other in able[number] if scheduling.deques.has_room(other, level)]
+            if not self._has_room(slot, level, gifts):
+                others = [other for other in able[number] if self._has_room(other, level, gifts)]
                 if not others:
                     # Only this level is full there. If nothing else were handed over either, an agent that wants
                     # something more urgent would ask in vain before each task.
@@ -154,31 +156,37 @@ class Urgent:
                 slot = self._best_of(number, others, rooms, ranks)
             # What is left is for the others, while they are free.
             most = max(1, min(rooms[slot], self.count // len(rooms)))
-            rooms[slot] -= self._hand(slot, number, numbers, skip, most)
-            given = True
+            lo, hi = self._take(number, numbers, skip, most)
+            gifts.add(slot, level, number, lo, hi)
+            rooms[slot] -= hi - lo
             if rooms[slot] <= 0:
                 del rooms[slot]
                 for slots in able.values():
                     if slot in slots:
                         slots.remove(slot)
-        if given:
+        if gifts.by_place:
+            for (slot, level), ranges in gifts.by_place.items():
+                for lo, hi, _ in ranges:
+                    scheduling.assign(slot, level, lo, hi)
             self.tell()
             scheduling.announce()
 
-    def _hand(self, slot: int, number: int, numbers: list[int], skip: set[tuple[int, int]], most: int) -> int:
-        """Give an agent the most urgent range of these classes, or its front; returns how many chunks that were."""
+    def _has_room(self, slot: int, level: int, gifts: _Gifts) -> bool:
+        return self._scheduling.deques.has_room(slot, level, len(gifts.by_place.get((slot, level), ())) + 1)
+
+    def _take(self, number: int, numbers: list[int], skip: set[tuple[int, int]], most: int) -> tuple[int, int]:
+        """The most urgent range of these classes, or its front; it is held no more."""
         found = self._held.pop_item(numbers, skip)
         assert found is not None
         (lo, hi), level, turns = found
-        take = min(hi - lo, most, turns)
-        if take > 1:
-            self._held.went(level, take - 1)
-        if lo + take < hi:
-            first = self._scheduling.tasks_of(lo + take, lo + take + 1)[0]
-            self._held.add(number, level, None, first._seq, (lo + take, hi))
-        self.count -= take
-        self._scheduling.assign(slot, level, lo, lo + take)
-        return take
+        end = lo + min(hi - lo, most, turns)
+        if end > lo + 1:
+            self._held.went(level, end - lo - 1)
+        if end < hi:
+            first = self._scheduling.tasks_of(end, end + 1)[0]
+            self._held.add(number, level, None, first._seq, (end, hi))
+        self.count -= end - lo
+        return lo, end
 
     def _best_of(
         self, number: int, slots: list[int], rooms: dict[int, int], ranks: dict[tuple[int, int], tuple[int, float]]
@@ -204,8 +212,8 @@ class Urgent:
         scheduling = self._scheduling
         required, matching = scheduling.skills[number], scheduling.rules.matching
         record = scheduling.records[slot]
-        has = record.capabilities
-        points = score(skill_match(required, has), 0, record.success_rate, matching.queue_weight, matching.success_weight)
+        has, rate = record.capabilities, record.success_rate
+        points = score(skill_match(required, has), 0, rate, matching.queue_weight, matching.success_weight)
         return -(tier(required, has, matching.wildcard) or 0), points
 
     def tell(self) -> None:
@@ -225,3 +233,19 @@ class Urgent:
                     scheduling.locks.fence()
                     if words[base + L.PARKED]:
                         scheduling.ring(slot)
+
+
+class _Gifts:
+    """What is about to be handed over: few ranges, though levels and agents take turns."""
+
+    def __init__(self, page_chunks: int) -> None:
+        self._page_chunks = page_chunks
+        self.by_place: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+        """By agent and level: chunks [lo, hi), class."""
+
+    def add(self, slot: int, level: int, number: int, lo: int, hi: int) -> None:
+        """Give chunks [lo, hi) of a class. A range is of one class and within one page (S3)."""
+        ranges = self.by_place.setdefault((slot, level), [])
+        if ranges and ranges[-1][1:] == (lo, number) and lo % self._page_chunks:
+            lo = ranges.pop()[0]
+        ranges.append((lo, hi, number))

@@ -118,7 +118,7 @@ class _Queue(Generic[T]):
 
 class Backlog(Generic[T]):
     """Items that wait for an agent, each of a class (a number), the most urgent first: by level as `Aging` has it, then
-    by deadline (without one: last), then by `seq`, which differs from item to item.
+    by deadline (without one: last), then by `seq`, then by themselves.
 
     One heap per class and level, since each question is about some classes only: a single heap would be searched past
     all that nobody can run now. Every operation looks at levels and classes that have items (few), and at one heap.

@@ -114,7 +114,7 @@ class OrderRules:
             least=0,
         ),
     )
-    ahead_tasks: int = field(default=256, metadata=_says("The same in tasks, at most", "tasks", least=1))
+    ahead_tasks: int = field(default=1024, metadata=_says("The same in tasks, at most", "tasks", least=1))
     short_s: float = field(
         default=0.0005, metadata=_says("Mean run time up to which tasks count as short", "seconds", least=0)
     )

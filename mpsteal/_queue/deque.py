@@ -93,10 +93,10 @@ class Deques:
         w[head + 1] = tail + 1
         return True
 
-    def has_room(self, slot: int, level: int) -> bool:
-        """Whether `push` would succeed. Parent only."""
+    def has_room(self, slot: int, level: int, ranges: int = 1) -> bool:
+        """Whether `push` would succeed so many times. Parent only."""
         head = self.layout.head(slot, level)
-        return self.words[head + 1] - self.words[head] < self.layout.geometry.entries
+        return self.words[head + 1] - self.words[head] + ranges <= self.layout.geometry.entries
 
     # -- owner ----------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from ..agents import Agent
 from ..errors import AgentDiedError
-from ..tasks import Agent, Task
+from ..tasks import Task
 from . import work
 from .live import Screen
 from .stage import Options, Stage, open_stage

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..agents import Agent
 from ..scheduler import WorkStealingScheduler
-from ..tasks import HIGHEST, Agent, Task
+from ..tasks import HIGHEST, Task
 from . import work
 from .live import LiveTable, Screen, live
 

@@ -91,7 +91,7 @@ class ModelScheduling(Scheduling):
         super().__init__(segment, scene.locks, scene.deques, [], [], rules=Rules(), metrics=metrics)
         self.world = scene.world
         self.crew: Any = SimpleNamespace(leaving=set(), alive={}, add=lambda slot: None)
-        self.pages: Any = SimpleNamespace(find=lambda chunk: None, sink_of=tasks.__getitem__)
+        self.pages: Any = SimpleNamespace(find=lambda chunk: None, sink_of=tasks.__getitem__, page_chunks=1 << 12)
         self.urgent = Urgent(self, Aging(8, 2), tuple(level for level in scene.deques.levels if level % 2))
         self.number_of(frozenset(), protected=False)
         for slot in range(scene.slots):
@@ -263,9 +263,15 @@ def test_cancelled_task_keeps_nobody_waiting() -> None:
 def test_as_many_tasks_run_as_there_are_agents() -> None:
     """None is a hostage of one that never ends, while another agent is free.
 
-    What it has found: a task that was handed to an agent between its look at its own ranges and the one at HELD.
+    What it has found: a task that was handed to an agent between its look at its own ranges and the one at HELD; and one
+    that was handed to an agent that was parked, and had taken its last one before its queue was looked at.
     """
-    for batches in ([(0, 2, PLAIN)], [(0, 1, PLAIN), (1, 2, PLAIN)], [(0, 1, PLAIN), (1, 2, URGENT)]):
+    for batches in (
+        [(0, 2, PLAIN)],
+        [(0, 1, PLAIN), (1, 2, PLAIN)],
+        [(0, 1, PLAIN), (1, 2, URGENT)],
+        [(0, 1, URGENT), (1, 2, URGENT)],
+    ):
         explore_randomly(
             lambda w, b=batches: submit(w, b, agents=2, endless=True), rounds=200, seed=seed(), memory="tso"
         )

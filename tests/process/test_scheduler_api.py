@@ -420,7 +420,7 @@ class TestFutures:
         scheduler = open_scheduler(*agents(2))
         assert scheduler.wait_all(0) is True
         first, second = gates("first"), gates("second")
-        (held,) = hold(scheduler, first)
+        hold(scheduler, first)
         waits = threading.Thread(target=lambda: scheduler.wait_all(ALARM_S))
         waits.start()
         wait_until(lambda: _watches or waits.is_alive(), "it waits")

@@ -247,6 +247,20 @@ class TestUrgent:
         assert len(lines(noted)) == 40
         check_at_rest(scheduler)
 
+    def test_a_full_level_does_not_keep_back_another(self, open_scheduler: Open) -> None:
+        """The turn of a level has come by age, and the agent's queue has no room for it: it gets what else is held.
+
+        The wait for an answer has no end here: an agent that is given nothing asks, and waits, for ever."""
+        scheduler = open_scheduler(Agent("a", ["x"]), Agent("b"), geometry={"entries": 2}, order__aging_tasks=3)
+        wait_ready(scheduler)
+        for i in range(2000):
+            # The turn of the fourth comes by what both do of the fifth, and all of it goes to one.
+            high = i % 4 > 0
+            task = Task("t", [] if high else ["x"], 4 + high, fn=tasks.double, args=(i,))
+            scheduler.submit_task(task)
+        assert scheduler.wait_all(ALARM_S)
+        check_at_rest(scheduler)
+
     @pytest.mark.parametrize("seed", [1, 2])
     def test_no_agent_waits_for_an_answer_that_does_not_come(
         self, open_scheduler: Open, tmp_path: Path, seed: int
