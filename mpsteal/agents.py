@@ -29,7 +29,7 @@ class Agent:
 
     def _row(self) -> Any:
         scheduler = self._scheduler
-        return None if scheduler is None else scheduler._agent_row(self)
+        return None if scheduler is None else scheduler._look(self)
 
     @property
     def queue_length(self) -> int:

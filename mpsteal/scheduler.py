@@ -23,7 +23,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
@@ -33,19 +33,19 @@ from typing import Any
 from ._agent.launch import Balancing
 from ._agent.marker import reached
 from ._engine.balance import Rebalancing
-from ._engine.future import FINISHED
+from ._engine.classes import CLASSES
 from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
 from ._engine.records import AgentLook
-from ._engine.schedule import CLASSES, LEVELS, LEVELS_PER_PRIORITY, Scheduling
+from ._engine.schedule import LEVELS, LEVELS_PER_PRIORITY, Scheduling
 from ._engine.terms import NO_TERMS
 from ._engine.urgent import GROUP_SHIFT, URGENT
-from ._policy.graph import find_cycle
-from ._queue import layout as L
+from ._overview import overview
 from .agents import Agent
 from .config import Config, load_config
-from .errors import DeadlineWarning, DependencyError
-from .metrics import AgentSample, Sampler, WorkStealingMetrics
+from .dependencies import check_circles, find_dependencies
+from .errors import DeadlineWarning
+from .metrics import Sampler, WorkStealingMetrics
 from .tasks import HIGHEST, Task
 
 logger = logging.getLogger("mpsteal")
@@ -268,7 +268,7 @@ class WorkStealingScheduler:
         if self._agents.setdefault(agent.agent_id, agent) is not agent:
             raise ValueError(f"there is an agent {agent.agent_id!r} already")
         try:
-            agent._slot, agent._registration = self._dispatcher.add_agent(agent.agent_id, agent.capabilities)
+            agent._slot, agent._registration = self._dispatcher.roster.add(agent.agent_id, agent.capabilities)
         except BaseException:
             del self._agents[agent.agent_id]
             raise
@@ -296,7 +296,7 @@ class WorkStealingScheduler:
             if self._is_there(agent):
                 if agent not in self._leaving:
                     self._leaving.append(agent)
-                self._dispatcher.remove_agent(agent._slot, drain=drain)
+                self._dispatcher.roster.remove(agent._slot, drain=drain)
 
         engine.call(remove)
 
@@ -368,12 +368,7 @@ class WorkStealingScheduler:
         group = {task.id: task for task in tasks}
         if len(group) < len(tasks):
             raise ValueError("the same task is there twice")
-        edges = {task.id: [_id_of(d) for d in _named(task)] for task in tasks if task._links is not None}
-        if edges:
-            cycle = find_cycle({i: [j for j in wanted if j in group] for i, wanted in edges.items()})
-            if cycle is not None:
-                path = " -> ".join(f"{i} ({group[i].name!r})" for i in cycle)
-                raise ValueError(f"these tasks depend on each other in a circle: {path}")
+        check_circles(group)
         prepared: list[Task] = []
         try:
             for task in tasks:
@@ -402,7 +397,7 @@ class WorkStealingScheduler:
             place = self._find_place(task)
         links, terms = task._links, task._terms
         if links is not None:
-            links.waits_for = tuple(self._find_dependencies(task, group))
+            links.waits_for = find_dependencies(task, group or {}, self, self._dispatcher)
         task._home, task._function = self, task.fn or reached
         task._args, task._kwds = task.args, task.kwargs
         task._group, task._ready_ns = place, time.monotonic_ns()
@@ -419,40 +414,20 @@ class WorkStealingScheduler:
     def _find_place(self, task: Task) -> int:
         """The level and class of a task without a deadline, as the engine's `_group`. Kept for the next of that
         priority and skills."""
-        dispatcher, skills = self._dispatcher, task.skill_requirements
+        classes, skills = self._dispatcher.classes, task.skill_requirements
         protected = task.priority >= self.config.order.protected_from
-        number = dispatcher.classes[protected].get(skills)
+        number = classes.numbers[protected].get(skills)
         if number is None:
-            number = self._engine.call(lambda: dispatcher.number_of(skills, protected=protected))
+            number = self._engine.call(lambda: classes.number_of(skills, protected=protected))
         place: int = LEVELS_PER_PRIORITY * (task.priority - 1) << GROUP_SHIFT | number
         if protected:
             place |= URGENT
-        if self._refuses_unmatched:  # agents come and go: asked each time
-            self._engine.call(partial(dispatcher.check_matched, number, task.name))
+        if self._refuses_unmatched:  # agents come and go: looked at each time
+            if number in classes.nobody:
+                self._engine.call(partial(classes.check_matched, number, task.name))
         else:
             self._places[task.priority][skills] = place
         return place
-
-    def _find_dependencies(self, task: Task, group: Mapping[int, Task] | None) -> Iterator[Task]:
-        """The tasks to wait for. Those that are over and went well need no waiting."""
-        for named in _named(task):
-            if isinstance(named, int):
-                found = (group or {}).get(named) or self._tasks.get(named)
-                if found is not None:
-                    yield found
-                elif (failure := self._dispatcher.ended.failure_of(named)) is not None:
-                    yield _failed(named, failure)
-                elif not self._dispatcher.ended.has_succeeded(named):
-                    raise ValueError(
-                        f"task {task.name!r} depends on {named}, which is no task of this scheduler (or was over so "
-                        "long ago that it was forgotten: metrics.keep_finished)"
-                    )
-            else:
-                if named is task:
-                    raise ValueError(f"task {task.name!r} depends on itself")
-                if named._home not in (self, self._dispatcher) and named.id not in (group or {}):
-                    raise ValueError(f"task {task.name!r} depends on {named!r}, which was not submitted here")
-                yield named
 
     def _check_deadline(self, task: Task) -> None:
         """Tell if the deadline cannot be met: it has passed, or the task alone takes longer."""
@@ -494,69 +469,15 @@ class WorkStealingScheduler:
 
         The keys: docs/reference/scheduler-metrics.md.
         """
-        out = self.metrics.counters()
-        per_agent: dict[str, Any] = {}
-        attempted = successful = stolen = repairs = 0
-        agents = self.config.agents
-        busy = idle = queued = running = 0
-        was_started = hasattr(self, "_dispatcher")
-        status: list[dict[str, Any]] = self._engine.status() if was_started else []
-        for row in status:
-            successful += row["steals"]
-            attempted += row["steals"] + row["steals_failed"]
-            stolen += row["chunks_stolen"]
-            repairs += row["repairs"]
-        for agent in self._all_agents():
-            name, look = agent.agent_id, self._agent_row(agent)
-            if look is None:
-                continue
-            sample = self.metrics.samples.get(name) or AgentSample()
-            record = self._dispatcher.records.get(agent._slot)
-            if record is None:
-                continue
-            row, earlier = status[agent._slot], record.earlier
-            busy += look.queue_length > agents.busy_above
-            idle += look.queue_length < agents.idle_below
-            queued += look.queue_length
-            running += look.current_task is not None
-            per_agent[name] = {
-                "pid": look.pid,
-                "state": look.state,
-                "capabilities": sorted(agent.capabilities),
-                "queue_length": look.queue_length,
-                "queue_depth": sample.queue_depth,
-                "current_task": None if look.current_task is None else look.current_task.id,
-                "done": record.succeeded,
-                "failed": record.failed,
-                "success_rate": look.success_rate,
-                "mean_run_s": record.mean_ns / 1e9,
-                "steals": row["steals"] - earlier["steals"],
-                "steals_failed": row["steals_failed"] - earlier["steals_failed"],
-                "stolen_by_it": row["chunks_stolen"] - earlier["chunks_stolen"],
-                "stolen_from_it": row["chunks_lost"] - earlier["chunks_lost"],
-                "busy_s": look.busy_ns / 1e9,
-                "utilization": sample.utilization,
-                "cpu_percent": sample.cpu_percent,
-                "rss_bytes": sample.rss_bytes,
-            }
-        out["strategy"] = self.config.strategy
-        out["tasks"]["queued"] = queued
-        out["tasks"]["running"] = running
-        held = self._dispatcher.urgent.count if was_started else 0
-        out["tasks"]["held"] = held
-        out["steals"] = {
-            "attempted": attempted,
-            "successful": successful,
-            "failed": attempted - successful,
-            "tasks": stolen,
-            "repairs": repairs,
-        }
-        out["agents"] = {"registered": len(per_agent), "busy": busy, "idle": idle}
-        utilization = [row["utilization"] for row in per_agent.values()]
-        out["utilization"] = sum(utilization) / len(utilization) if utilization else 0.0
-        out["sampled_at"] = self.metrics.sampled_at
-        out["per_agent"] = per_agent
-        return out
+        if not hasattr(self, "_dispatcher"):
+            return overview(self.config, self.metrics, [], [], held=0)
+        agents = [
+            (agent, look, record)
+            for agent in self._all_agents()
+            if (look := self._look(agent)) is not None
+            and (record := self._dispatcher.roster.record_of(agent._slot, agent._registration)) is not None
+        ]
+        return overview(self.config, self.metrics, self._engine.status(), agents, held=self._dispatcher.urgent.count)
 
     def _all_agents(self) -> list[Agent]:
         """Those that were removed and may still be there first: a new one may have the id of one of them."""
@@ -565,65 +486,17 @@ class WorkStealingScheduler:
 
     def _is_there(self, agent: Agent) -> bool:
         """Whether its slot is its own still."""
-        record = self._dispatcher.records.get(agent._slot)
-        return record is not None and record.registration == agent._registration
+        return self._dispatcher.roster.record_of(agent._slot, agent._registration) is not None
 
-    def _agent_row(self, agent: Agent) -> AgentLook | None:
+    def _look(self, agent: Agent) -> AgentLook | None:
         """One look at an agent; None when it is gone."""
         if self._state in ("new", "stopped") or agent._slot < 0:
             return None
-        dispatcher, engine = self._dispatcher, self._engine
-        slot = agent._slot
-        record = dispatcher.records.get(slot)
-        if record is None or record.registration != agent._registration:
-            return None
-        words, base = engine.words, engine.segment.layout.agent(slot)
-        try:
-            parked, code, pid = words[base + L.PARKED], words[base + L.STATE], words[base + L.PID]
-            chunk, started = words[base + L.CLAIM], words[base + L.STARTED_NS]
-            busy_ns = words[base + L.BUSY_NS] - round(record.earlier["busy_s"] * 1e9)
-            task = None
-            if chunk >= 0 and not parked:
-                task = dispatcher.pages.sink_of(chunk)
-            length = dispatcher.deques.queued(slot)
-            leaving = words[base + L.LEAVE]
-        except ValueError:  # the segment is gone
-            return None
-        if task is not None:
-            busy_ns += max(0, time.monotonic_ns() - started)
-        if code != L.READY:
-            state = "leaving" if code == L.LEAVING else "starting"
-        elif leaving:
-            state = "leaving"
-        else:
-            state = "idle" if task is None else "running"
-        return AgentLook(length, pid, state, task, record.success_rate, busy_ns)
+        return self._dispatcher.roster.look(agent._slot, agent._registration)
 
     def _is_running(self, task: Task) -> bool:
         """Whether some agent runs this task right now."""
-        return any(
-            (row := self._agent_row(agent)) is not None and row.current_task is task for agent in self._all_agents()
-        )
-
-
-def _named(task: Task) -> list[Any]:
-    """What a task depends on, as it was named: dependencies, then tasks among its arguments."""
-    named = [*task.dependencies, *(v for v in (*task.args, *task.kwargs.values()) if isinstance(v, Task))]
-    for value in named:
-        if not isinstance(value, (int, Task)):
-            raise TypeError(f"a dependency is a task or the id of one, not {value!r}")
-    return named
-
-
-def _id_of(named: Any) -> int:
-    return named if isinstance(named, int) else int(named.id)
-
-
-def _failed(number: int, failure: tuple[str, int, str]) -> Task:
-    """Stands for a task that is forgotten but for how it ended: the root of its failure, that one's id, the reason."""
-    task = Task(failure[0])
-    task.id, task._state, task._exception = number, FINISHED, DependencyError(failure[0], number, *failure)
-    return task
+        return any((row := self._look(agent)) is not None and row.current_task is task for agent in self._all_agents())
 
 
 def _make_look(scheduler: WorkStealingScheduler) -> Callable[[], list[tuple[str, int, int, int]]]:
@@ -634,7 +507,7 @@ def _make_look(scheduler: WorkStealingScheduler) -> Callable[[], list[tuple[str,
         scheduler = reference()
         if scheduler is None:
             return []
-        rows = [(name, scheduler._agent_row(agent)) for name, agent in list(scheduler._agents.items())]
+        rows = [(name, scheduler._look(agent)) for name, agent in list(scheduler._agents.items())]
         return [(name, row.pid, row.busy_ns, row.queue_length) for name, row in rows if row is not None and row.pid]
 
     return look

@@ -115,6 +115,13 @@ class Task(LazyFuture):
         "skill_requirements",
     )
 
+    _function: Any
+    _args: Any
+    _kwds: Any
+    _group: int
+    _ready_ns: int
+    """Set when it is submitted."""
+
     _done = False
     _callbacks = ()
     """What the collector looks at in a Pool's results: here it always goes by `_resolve`."""
@@ -306,7 +313,7 @@ class Task(LazyFuture):
         dispatcher.unfinished.pop(self.id, None)
         links = self._links
         if links is not None and links.dependents:
-            dispatcher.release_dependents(self)
+            dispatcher.dependents.release(self)
 
     def _call_back(self) -> None:
         self._home._engine.callbacks.put(_call_back, self, _nothing)

@@ -131,7 +131,7 @@ def told(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
 
 def wait_gone_for_good(scheduler: WorkStealingScheduler, left: int) -> None:
     """Wait until only so many agents are left, those that are leaving included."""
-    wait_until(lambda: len(scheduler._dispatcher.records) == left, f"{left} agents left")
+    wait_until(lambda: len(scheduler._dispatcher.roster.records) == left, f"{left} agents left")
 
 
 def forked(inside: Callable[[], Any]) -> int:

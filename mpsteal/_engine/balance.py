@@ -109,12 +109,12 @@ class Balancer:
             if exact or not moved:
                 failed += count - moved
             if moved:
-                done.append((scheduling.records[source].name, scheduling.records[target].name, moved))
+                done.append((scheduling.roster.records[source].name, scheduling.roster.records[target].name, moved))
         scheduling.announce()
         moved = sum(count for _, _, count in done)
         scheduling.metrics.migrations += moved
         scheduling.metrics.migrations_failed += failed
-        names = {slot: record.name for slot, record in scheduling.records.items()}
+        names = {slot: record.name for slot, record in scheduling.roster.records.items()}
         return Rebalancing(
             tuple(done),
             moved,

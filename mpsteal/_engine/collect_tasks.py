@@ -36,7 +36,7 @@ class TaskCollector(Collector):
         """Start and run time, by slot, where the result was not there yet: it is pickled later, which may take long."""
 
     def _collect(self, slot: int) -> int:
-        dispatcher = self.dispatcher
+        dispatcher: Any = self.dispatcher
         pages, blocks = dispatcher.pages, dispatcher.blocks
         page_chunks = pages.page_chunks
         loads = pickle.loads

@@ -108,7 +108,7 @@ class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anythin
             return self._watch
         # In this order: the engine puts it into `_watch` before it takes it out there, and from then on that one holds.
         watch = _watches.get(id(self))
-        return self._watch or watch
+        return watch if self._watch is None else self._watch  # type: ignore[redundant-expr]  # the engine sets it
 
     @property
     def _waiters(self) -> Any:  # type: ignore[override]

@@ -6,8 +6,8 @@
                                                                    '-- no agent --> unmatched, until one registers
 
 It stands where a Pool has its `Dispatcher`, under the same engine: one queue, one process model. Engine thread only.
-What it decides comes from `_policy`; here is what has to be done for it. Beside it: `urgent.py`, `limits.py` (time),
-`balance.py` (moves between agents).
+What it decides comes from `_policy`; here is what has to be done for it. Beside it: `classes.py` (skills), `roster.py`
+(agents), `dependents.py`, `urgent.py`, `limits.py` (time), `balance.py` (moves between agents).
 
 Urgent are the protected (from `order.protected_from` on) and tasks with a deadline. A priority p has two levels:
 2(p - 1) for plain tasks, one more for urgent ones.
@@ -23,26 +23,19 @@ from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any
 
-from .._agent.serialize import describe
-from .._policy.matching import TIERS, Placement
 from .._policy.order import Aging
 from .._policy.rules import Rules
 from .._queue import layout as L
-from .._queue.manager import agent_status
-from ..errors import (
-    AgentDiedError,
-    DependencyError,
-    TaskCancelledError,
-    TaskTimeoutError,
-    UnmatchedTaskError,
-    why_unmatched,
-)
+from ..errors import AgentDiedError, TaskCancelledError, TaskTimeoutError, UnmatchedTaskError
 from .balance import Balancer
+from .classes import Classes
 from .collect_tasks import NOT_NOTED
+from .dependents import Dependents, note_failure
 from .dispatch import Batch, Dispatcher
 from .future import PENDING, settle
 from .limits import Limits
-from .records import AgentRecord, Ended
+from .records import Ended
+from .roster import MOVE_RETRY_S, Roster
 from .terms import NO_TERMS
 from .urgent import GROUP_SHIFT, Urgent
 
@@ -52,10 +45,6 @@ LEVELS_PER_PRIORITY = 2
 LEVELS = 5 * LEVELS_PER_PRIORITY
 
 _CLASS_MASK = (1 << GROUP_SHIFT) - 1
-
-CLASSES = 4096
-"""Different sets of skills of one scheduler, at most (8 bytes of shared memory each for 62 agents). Tasks with further
-ones are refused: fewer refuse programs that make up skills, more cost memory."""
 
 KEEP_ORDER = 32
 """Tasks taken in at once up to which those of one level keep their order whatever skills they ask for; of more at once
@@ -69,9 +58,6 @@ RUN_MEMORY = 0.75
 """Weight of what was known of an agent's run times before, when a task is over: less follows single tasks, more lags
 behind a change."""
 
-MOVE_RETRY_S = 0.001
-"""Next try to take back what a dead or leaving agent has queued, when its lock was busy."""
-
 
 class Scheduling(Dispatcher):
     """Dispatches tasks to agents that differ.
@@ -84,16 +70,9 @@ class Scheduling(Dispatcher):
     def __init__(self, *parts: Any, rules: Rules, metrics: Any) -> None:
         super().__init__(*parts)
         self.rules, self.metrics = rules, metrics
-        matching, order = rules.matching, rules.order
-        self.placement = Placement(matching.queue_weight, matching.success_weight, matching.wildcard)
-        self._tiers = [tuple(TIERS[name] for name in names) for names in (matching.normal, matching.protected)]
-        self.classes: tuple[dict[frozenset[str], int], dict[frozenset[str], int]] = ({}, {})
-        """Number of each set of skills, for plain and for protected tasks. Callers look here, the engine adds."""
-        self.skills: list[frozenset[str]] = []
-        """The skills of each class."""
-        self.records: dict[int, AgentRecord] = {}
-        """The registered agents, by slot."""
-        self._registered = 0
+        self.classes = Classes(self)
+        self.roster = Roster(self)
+        self.dependents = Dependents(self)
         self.overflow: dict[int, deque[tuple[int, int]]] = {}
         """Ranges for which no deque had room, by group, the oldest first."""
         self.unmatched: dict[int, deque[Any]] = {}
@@ -107,15 +86,8 @@ class Scheduling(Dispatcher):
         """Nobody will register any more: what no agent can run never will."""
         self._pushed: dict[int, int] = {}
         """Chunks that were pushed and are not announced yet, by slot."""
-        self._told: set[int] = set()
-        self._nobody: set[int] = set()
-        """Classes that had no agent when somebody looked last."""
-        self._failing: deque[tuple[Any, Any]] = deque()
-        self._is_failing = False
-        self._moving: set[int] = set()
-        self._why_ended: dict[int, str] = {}
-        """Why an agent was ended that is about to be replaced, in words, by slot."""
-        self._lengths_due = 0.0
+        self.lengths_due = 0.0
+        order = rules.order
         movable = tuple(reversed(range(LEVELS_PER_PRIORITY * (order.protected_from - 1))))
         urgent_levels = tuple(range(LEVELS - 1, 0, -LEVELS_PER_PRIORITY))
         self.urgent = Urgent(self, Aging(order.aging_tasks, LEVELS_PER_PRIORITY), urgent_levels)
@@ -126,171 +98,13 @@ class Scheduling(Dispatcher):
         """See `Dispatcher.attach`."""
         self.crew, self.collector = engine.crew, engine.collector
         self.pages.must_stay = lambda task: task._terms.tries_left > 0
-        self.number_of(frozenset(), protected=False)
-
-    # -- classes --------------------------------------------------------------------------------------------------
-
-    def number_of(self, skills: frozenset[str], *, protected: bool) -> int:
-        """The class of a set of skills; a new one when it is not known yet."""
-        known = self.classes[protected]
-        number = known.get(skills)
-        if number is None:
-            if len(self.skills) >= CLASSES:
-                raise ValueError(f"more than {CLASSES} different sets of skills in one scheduler")
-            number = len(self.skills)
-            self.skills.append(skills)
-            self.placement.add_class(number, skills, self._tiers[protected])
-            self._write_mask(number)
-            known[skills] = number
-            if not self.placement.agents_of(number):
-                self._nobody.add(number)
-            if not skills:
-                # Every agent has all of none: one class serves both, and agents need not look at its mask.
-                self.classes[not protected][skills] = number
-        return number
-
-    def _write_mask(self, number: int) -> None:
-        """Tell thieves which agents can run a class."""
-        layout = self.segment.layout
-        masks = {layout.class_mask(number, slot)[0]: 0 for slot in range(layout.geometry.slots)}
-        for slot in self.placement.agents_of(number):
-            at, bit = layout.class_mask(number, slot)
-            masks[at] |= bit
-        for at, mask in masks.items():
-            self.words[at] = mask
-
-    def _class_of(self, chunk: int) -> int:
-        return self.words[self.segment.layout.chunk(chunk) + L.SLOT_FLAGS] >> L.CLASS_SHIFT
-
-    def missing(self, number: int) -> frozenset[str]:
-        """Skills of a class that the nearest agent lacks; none when there is no agent at all."""
-        return self.placement.missing(number) if self.records else frozenset()
-
-    def needs_names(self, number: int) -> bool:
-        """Whether agents with the wildcard are there and do not help: a protected class may want skills by name."""
-        wildcard = self.rules.matching.wildcard
-        has_one = any(wildcard in record.capabilities for record in list(self.records.values()))
-        return has_one and number in self.classes[True].values() and number not in self.classes[False].values()
-
-    def check_matched(self, number: int, name: str) -> None:
-        """Raise UnmatchedTaskError if no agent can run tasks of this class; `name` is the task's."""
-        if not self.placement.agents_of(number):
-            raise UnmatchedTaskError(name, self.missing(number), self.needs_names(number))
-
-    def can_get(self, number: int, slot: int) -> bool:
-        """Whether a class may be given to an agent: it has the skills, and is not on its way out."""
-        return slot not in self.crew.leaving and self.placement.can_run(number, slot)
-
-    # -- agents ---------------------------------------------------------------------------------------------------
-
-    def add_agent(self, name: str, capabilities: frozenset[str]) -> tuple[int, int]:
-        """Start an agent in a free slot, and place what has waited for one like it.
-
-        Returns the slot and a number that no other registration has.
-
-        Raises ValueError when every slot is taken, and what starting a process raises.
-        """
-        layout, words = self.segment.layout, self.words
-        # What the agent before has queued there may not be moved away yet, and this one may lack the skills for it.
-        free = (s for s in range(layout.geometry.slots) if s not in self.records and s not in self._moving)
-        slot = next(free, None)
-        if slot is None:
-            raise ValueError(
-                f"there are {len(self.records)} agents already, and agents.max_agents (or the limit of open files, "
-                "ulimit -n) allows no more; agents that were removed count until they are gone"
-            )
-        words[layout.agent(slot) + L.LEAVE] = words[layout.agent(slot) + L.HELD] = 0
-        words[L.SLOTS_USED] = max(words[L.SLOTS_USED], slot + 1)
-        earlier = agent_status(self.segment, slot)
-        self.crew.add(slot)
-        self._registered += 1
-        self.records[slot] = AgentRecord(name, capabilities, self._registered, earlier)
-        self.slots.append(slot)
-        self.placement.add_agent(slot, capabilities)
-        self._agents_changed()
-        self._told.clear()
-        for number in [n for n in self.unmatched if self.placement.can_run(n, slot)]:
-            self.pending.extend(self.unmatched.pop(number))
-        for number in [n for n in self.stranded if self.placement.can_run(n, slot)]:
-            self._place_again(sorted(self.stranded.pop(number)))
-        return slot, self._registered
-
-    def _agents_changed(self) -> None:
-        for number in range(len(self.skills)):
-            self._write_mask(number)
-        self._nobody = {number for number in range(len(self.skills)) if not self.placement.agents_of(number)}
-        self.balancer.look_soon()
-        self._lengths_due = 0.0
-        self.urgent.changed = True
-
-    def remove_agent(self, slot: int, *, drain: bool) -> None:
-        """Let an agent go: others get what is queued there. With `drain` it finishes what it runs and what nobody else
-        can run; without, its process is ended."""
-        self._retire(slot)
-        self.urgent.tell()
-        if self.crew.forget(slot):
-            self.gone(slot, for_good=True)
-            self.crew.leaving.discard(slot)
-            return
-        self._moving.add(slot)
-        self._move_away()
-        if not drain and slot in self.crew.alive:
-            self.crew.alive[slot].kill_group()
-
-    def _retire(self, slot: int) -> None:
-        """It gets nothing more."""
-        if slot not in self.crew.leaving:
-            self.crew.leaving.add(slot)
-            self.placement.remove_agent(slot)
-            self._agents_changed()
-            for lo, _ in self.urgent:
-                if not self.placement.agents_of(self._class_of(lo)):
-                    self._tell_unmatched(self._class_of(lo), self.tasks_of(lo, lo + 1)[0])
-
-    def gone(self, slot: int, *, for_good: bool, is_end: bool = False) -> None:
-        """A dead agent is settled: others get its queue, unless only one task's time was over."""
-        ended_for_limit = self.limits.settled(slot)
-        self.urgent.changed = True
-        if for_good or is_end:
-            self._why_ended.pop(slot, None)
-        if is_end and not for_good:
-            return  # all agents leave
-        if not for_good and not ended_for_limit and not self.rules.agents.replace_dead:
-            logger.warning("mpsteal: agent %r died and is not replaced", self.records[slot].name)
-            self._retire(slot)
-            for_good = True
-        if for_good:
-            self.slots.remove(slot)
-            base = self.segment.layout.agent(slot)
-            self.words[base + L.LEAVE] = self.words[base + L.HELD] = 0
-            self.metrics.agent_left(self.records.pop(slot).name)
-        if for_good or not ended_for_limit:
-            self._moving.add(slot)
-            self._move_away()
-
-    def _move_away(self) -> None:
-        """Give what is queued at agents that left or died to others."""
-        for slot in list(self._moving):
-            is_there = slot in self.records and slot in self.crew.leaving
-            # What nobody else can run stays with an agent that is still there: it finishes that before it leaves.
-            fits = (lambda chunk: bool(self.placement.agents_of(self._class_of(chunk)))) if is_there else None
-            taken = self.deques.take_back(slot, 1 << 62, self.deques.levels, fits=fits)
-            if taken is None:
-                continue  # its lock was busy: again in `turn`
-            self._moving.discard(slot)
-            chunks = sorted(chunk for _, lo, hi in taken for chunk in range(lo, hi))
-            if is_there:
-                self.words[self.segment.layout.agent(slot) + L.LEAVE] = 1  # only now: it leaves when it has nothing
-                self.locks.fence()
-                self.ring(slot)
-            self.metrics.redistributed += len(chunks)
-            self._place_again(chunks)
+        self.classes.number_of(frozenset(), protected=False)
 
     # -- taking in ------------------------------------------------------------------------------------------------
 
     def _take_pending(self, batch: Batch) -> None:
         pending, room = self.pending, batch.limit - len(batch.sinks) - batch.refused
-        nobody = self._nobody
+        nobody = self.classes.nobody
         ready: list[Any] = []
         while room > 0:
             try:
@@ -301,13 +115,13 @@ class Scheduling(Dispatcher):
                 task._seq = task._ready_ns  # when it was submitted: one number less for the garbage collector to visit
                 if task._terms is not NO_TERMS:
                     self.limits.watch(task)
-                if task._links is not None and not self._link(task):
+                if task._links is not None and not self.dependents.link(task):
                     continue
             if task._state is not PENDING:
                 continue
-            if nobody and (number := task._group & _CLASS_MASK) in nobody and not self.placement.agents_of(number):
+            if nobody and (number := task._group & _CLASS_MASK) in nobody and not self.classes.has_agents(number):
                 self.unmatched.setdefault(number, deque()).append(task)
-                self._tell_unmatched(number, task)
+                self.classes.tell_unmatched(number, task)
                 continue
             ready.append(task)
             room -= 1
@@ -323,44 +137,6 @@ class Scheduling(Dispatcher):
             if number := group & _CLASS_MASK:
                 flags = slice(4 * i + 3, 4 * j, 4)
                 slots[flags] = [word | number << L.CLASS_SHIFT for word in slots[flags]]
-
-    def _link(self, task: Any) -> bool:
-        """First look at a task that depends on others; whether it need not wait for them."""
-        waits, links = 0, task._links
-        for other in links.waits_for:
-            if not other._is_finished:
-                other._add_dependent(task)
-                waits += 1
-            elif other._exception is not None:
-                self._fail_dependent(task, other)
-                return False
-        links.waits = waits
-        return not waits and self._fill_in(task)
-
-    def _fill_in(self, task: Any) -> bool:
-        """Put the results of dependencies where the arguments name them."""
-        try:
-            task._fill_in()
-        except BaseException as error:  # an argument's own code
-            task._refuse(error, task._function)
-            return False
-        return True
-
-    def _note_failure(self, task: Any, error: BaseException) -> tuple[str, int, str]:
-        """What dependents that come later are told: the root, its id, the reason. Not the error: it holds frames."""
-        if isinstance(error, DependencyError):
-            return error.root, error.root_id, error.reason
-        return task.name, task.id, describe(error)
-
-    def _fail_dependent(self, task: Any, other: Any) -> None:
-        cause = other._exception
-        if isinstance(cause, DependencyError):
-            error = DependencyError(task.name, task.id, cause.root, cause.root_id, cause.reason)
-            error.__cause__ = cause.__cause__
-        else:
-            error = DependencyError(task.name, task.id, other.name, other.id, describe(cause))
-            error.__cause__ = cause
-        task._resolve(False, error)
 
     # -- placing --------------------------------------------------------------------------------------------------
 
@@ -384,21 +160,21 @@ class Scheduling(Dispatcher):
         level, number = group >> GROUP_SHIFT, group & _CLASS_MASK
         if level % LEVELS_PER_PRIORITY:
             self.urgent.hold(lo, hi, number, level)
-            if not self.placement.agents_of(number):
-                self._tell_unmatched(number, self.tasks_of(lo, lo + 1)[0])
+            if not self.classes.has_agents(number):
+                self.classes.tell_unmatched(number, self.tasks_of(lo, lo + 1)[0])
             return
         if group in self.overflow:  # no overtaking
             self._keep(group, lo, hi)
             return
         at = lo
-        for slot, count in self.placement.place_many(number, hi - lo):
+        for slot, count in self.classes.placement.place_many(number, hi - lo):
             self.assign(slot, level, at, at + count)
             at += count
         if at < hi:
             self.stranded.setdefault(number, []).extend(range(at, hi))
-            self._tell_unmatched(number, self.tasks_of(at, at + 1)[0])
+            self.classes.tell_unmatched(number, self.tasks_of(at, at + 1)[0])
 
-    def _place_again(self, chunks: Iterable[int]) -> None:
+    def place_again(self, chunks: Iterable[int]) -> None:
         """Place chunks that have their numbers already (ascending)."""
         by_group: dict[int, list[int]] = {}
         for chunk in chunks:
@@ -414,14 +190,14 @@ class Scheduling(Dispatcher):
     def assign(self, slot: int, level: int, lo: int, hi: int) -> None:
         """Append a range to an agent's deque; if it has no room, to another's, else to `overflow`. Then `announce`."""
         if not self.deques.push(slot, level, lo, hi):
-            others = self.placement.agents_of(self._class_of(lo))
+            others = self.classes.placement.agents_of(self.classes.class_of(lo))
             found = next((other for other in others if self.deques.push(other, level, lo, hi)), None)
             if found is None:
-                self._keep(level << GROUP_SHIFT | self._class_of(lo), lo, hi)
+                self._keep(level << GROUP_SHIFT | self.classes.class_of(lo), lo, hi)
                 return
             slot = found
         self._pushed[slot] = self._pushed.get(slot, 0) + hi - lo
-        now_ns, name = time.monotonic_ns(), self.records[slot].name
+        now_ns, name = time.monotonic_ns(), self.roster.records[slot].name
         for task in self.tasks_of(lo, hi):
             task._assigned_ns = now_ns
             task._agent = name
@@ -455,7 +231,8 @@ class Scheduling(Dispatcher):
         layout, words = self.segment.layout, self.words
         half = layout.geometry.entries // 2
         for group in sorted(self.overflow, reverse=True):
-            heads = [layout.head(s, group >> GROUP_SHIFT) for s in self.placement.agents_of(group & _CLASS_MASK)]
+            agents = self.classes.placement.agents_of(group & _CLASS_MASK)
+            heads = [layout.head(slot, group >> GROUP_SHIFT) for slot in agents]
             if heads and not any(words[at + 1] - words[at] <= half for at in heads):
                 continue  # as in a Pool: at every single place it would cost more than it gives
             work = self.overflow.pop(group)
@@ -470,7 +247,7 @@ class Scheduling(Dispatcher):
     def _read_lengths(self) -> None:
         """Tell the placement how much each agent has to do, unless it was told just now."""
         now = time.monotonic()
-        if now < self._lengths_due:
+        if now < self.lengths_due:
             return
         words, layout = self.words, self.segment.layout
         for slot in self.slots:
@@ -481,9 +258,9 @@ class Scheduling(Dispatcher):
             # Neither parked nor still starting: it runs something that a new task would have to wait for. Looked at
             # last: it unparks before it takes, so what it takes meanwhile is counted in one place at least.
             busy = not words[base + L.PARKED] and words[base + L.STATE] == L.READY
-            self.placement.set_queue(slot, queued + busy)
+            self.classes.placement.set_queue(slot, queued + busy)
         done = time.monotonic()
-        self._lengths_due = done + LENGTHS_STALE * (done - now)
+        self.lengths_due = done + LENGTHS_STALE * (done - now)
 
     def _keep(self, group: int, lo: int, hi: int) -> None:
         """No deque has room for a range."""
@@ -493,13 +270,17 @@ class Scheduling(Dispatcher):
                 task._assigned_ns, task._agent = 0, None
         self.overflow.setdefault(group, deque()).append((lo, hi))
 
-    def _tell_unmatched(self, number: int, task: Any) -> None:
-        """Once per class, until the agents change: nobody can run this."""
-        if number in self._told:
-            return
-        self._told.add(number)
-        why = why_unmatched(self.missing(number), self.needs_names(number))
-        logger.warning("mpsteal: no agent can run task %d (%r), so it waits; %s", task.id, task.name, why)
+    def place_waiting(self, slot: int) -> None:
+        """Place what has waited for an agent like a new one."""
+        can_run = self.classes.placement.can_run
+        for number in [n for n in self.unmatched if can_run(n, slot)]:
+            self.pending.extend(self.unmatched.pop(number))
+        for number in [n for n in self.stranded if can_run(n, slot)]:
+            self.place_again(sorted(self.stranded.pop(number)))
+
+    def gone(self, slot: int, *, for_good: bool, is_end: bool = False) -> None:
+        """See `Dispatcher.gone`."""
+        self.roster.gone(slot, for_good=for_good, is_end=is_end)
 
     # -- results --------------------------------------------------------------------------------------------------
 
@@ -521,7 +302,7 @@ class Scheduling(Dispatcher):
                 metrics.cancelled += 1
             else:
                 metrics.failed += 1
-            self.ended.failed(task.id, self._note_failure(task, value))
+            self.ended.failed(task.id, note_failure(task, value))
         if task._terms is not NO_TERMS:
             self.limits.finished(task)
         if task._links is not None:
@@ -537,14 +318,14 @@ class Scheduling(Dispatcher):
         for task in tasks:
             task._home = self  # what is over keeps no scheduler alive
             if task._links is not None:
-                self.release_dependents(task)
+                self.dependents.release(task)
         forget = self.unfinished.pop
         for number in ids:
             forget(number, None)
 
     def _ran(self, slot: int, tasks: list[Any], ok: bool) -> None:
         """An agent ran these: count them, and their times."""
-        record, n = self.records[slot], len(tasks)
+        record, n = self.roster.records[slot], len(tasks)
         name = record.name
         for task in tasks:
             task._agent = name
@@ -553,37 +334,12 @@ class Scheduling(Dispatcher):
         else:
             record.failed += n
         if record.failed:
-            self._tell_success(slot, record)
+            self.roster.tell_success(slot)
         runs_ns = [task._completed_ns - task._started_ns for task in tasks]
         mean_ns = sum(runs_ns) / n
         record.mean_ns = mean_ns + RUN_MEMORY**n * ((record.mean_ns or mean_ns) - mean_ns)
         self.metrics.runs.add(runs_ns)
         self.metrics.waits.add([task._started_ns - task._ready_ns for task in tasks])
-
-    def _tell_success(self, slot: int, record: AgentRecord) -> None:
-        if slot not in self.crew.leaving:
-            self.placement.set_success(slot, record.success_rate)
-
-    def release_dependents(self, task: Any) -> None:
-        """See to those that wait for a task that is over."""
-        dependents, task._links.dependents = task._links.dependents, []
-        for other in dependents:
-            if other._is_finished:
-                continue
-            if task._exception is not None:
-                self._failing.append((other, task))
-                continue
-            other._links.waits -= 1
-            if not other._links.waits:
-                other._ready_ns = task._completed_ns
-                if self._fill_in(other):
-                    self.pending.append(other)
-        # A loop, not recursion: a chain of 10,000 that fails at its head is as deep as it is long.
-        if not self._is_failing:
-            self._is_failing = True
-            while self._failing:
-                self._fail_dependent(*self._failing.popleft())
-            self._is_failing = False
 
     def lost(self, slot: int, chunk: int, error: BaseException) -> BaseException | None:
         """See `Dispatcher.lost`: the end of its time, another try, or the death itself."""
@@ -591,13 +347,13 @@ class Scheduling(Dispatcher):
         words, base = self.words, self.segment.layout.agent(slot)
         if words[base + L.LOADED] == chunk:
             task._started_ns = words[base + L.STARTED_NS]
-        record = self.records[slot]
+        record = self.roster.records[slot]
         task._agent = record.name
         record.failed += 1
-        self._tell_success(slot, record)
+        self.roster.tell_success(slot)
         if self.limits.ending.get(slot) == chunk:
             self.metrics.timeouts += 1
-            self._why_ended[slot] = f"task {task.id} ({task.name!r}) ran for longer than its {task.timeout:g} s"
+            self.roster.why_ended[slot] = f"task {task.id} ({task.name!r}) ran for longer than its {task.timeout:g} s"
             return TaskTimeoutError(task.name, task.timeout)
         self.metrics.agent_deaths += 1
         if isinstance(error, AgentDiedError):
@@ -608,7 +364,7 @@ class Scheduling(Dispatcher):
         terms.tries_left -= 1
         self.metrics.retried += 1
         logger.warning("mpsteal: %s; it runs again (%d more tries)", error, terms.tries_left)
-        self._place_again([chunk])
+        self.place_again([chunk])
         return None
 
     # -- the loop -------------------------------------------------------------------------------------------------
@@ -620,8 +376,8 @@ class Scheduling(Dispatcher):
 
     def turn(self, now: float) -> None:
         """See `Dispatcher.turn`."""
-        if self._moving:
-            self._move_away()
+        if self.roster.moving:
+            self.roster.move_away()
         if self.overflow:
             self._refill()
         self.limits.turn(now)
@@ -633,24 +389,24 @@ class Scheduling(Dispatcher):
     def due(self, now: float) -> list[float]:
         """See `Dispatcher.due`."""
         times = self.limits.due() + self.balancer.due()
-        if self._moving:
+        if self.roster.moving:
             times.append(now + MOVE_RETRY_S)
         return times
 
     def _fail_unmatched(self) -> None:
         """No agent will come any more: answer those that wait for one."""
-        nobody = [number for number in self.urgent.classes() if not self.placement.agents_of(number)]
+        nobody = [number for number in self.urgent.classes() if not self.classes.has_agents(number)]
         chunks = {number: [c for r in self.urgent.drain(of=[number]) for c in range(*r)] for number in nobody}
         for number in list(self.stranded):
             chunks.setdefault(number, []).extend(self.stranded.pop(number))
         for number, waiting in chunks.items():
-            missing, needs_names = self.missing(number), self.needs_names(number)
+            missing, needs_names = self.classes.missing(number), self.classes.needs_names(number)
             for chunk in waiting:
                 task = self.pages.sink_of(chunk)
                 if task is not None:
                     self.collector.finish(chunk, False, UnmatchedTaskError(task.name, missing, needs_names))
         for number in list(self.unmatched):
-            missing, needs_names = self.missing(number), self.needs_names(number)
+            missing, needs_names = self.classes.missing(number), self.classes.needs_names(number)
             for task in self.unmatched.pop(number):
                 task._resolve(False, UnmatchedTaskError(task.name, missing, needs_names))
 
@@ -697,7 +453,7 @@ class Scheduling(Dispatcher):
 
     def obituary(self, slot: int, pid: int, exitcode: int | None) -> str:
         """See `Dispatcher.obituary`."""
-        name, why = self.records[slot].name, self._why_ended.pop(slot, None)
+        name, why = self.roster.records[slot].name, self.roster.why_ended.pop(slot, None)
         how = f"was ended, since {why}" if why else f"died with exit code {exitcode}"
         return f"agent {name!r} (pid {pid}) {how}"
 

@@ -13,6 +13,7 @@ from typing import Any
 _EPOCH_S = 1e9
 """A deadline of more seconds is taken for a point in time that was given by mistake (30 years)."""
 
+
 class Terms:
     """When a task has to be over, how long it may take, and how often it may be tried.
 

@@ -103,7 +103,7 @@ class Urgent:
         words, base = scheduling.words, scheduling.segment.layout.agent(slot)
         if words[base + L.STATE] != L.READY or slot in scheduling.crew.leaving:
             return 0
-        order, mean = scheduling.rules.order, scheduling.records[slot].mean_ns
+        order, mean = scheduling.rules.order, scheduling.roster.records[slot].mean_ns
         ahead, parked = 0, words[base + L.PARKED]
         if not parked and time.monotonic_ns() - words[base + L.STARTED_NS] > LONG_NS:
             return 0
@@ -136,7 +136,8 @@ class Urgent:
         scheduling.locks.fence()  # who parks from here on has seen HELD, and rings
         rooms = {slot: room for slot in scheduling.slots if (room := self._room(slot))}
         gifts = _Gifts(scheduling.pages.page_chunks)
-        able = {n: [slot for slot in rooms if scheduling.can_get(n, slot)] for n in held.classes()} if rooms else {}
+        can_get = scheduling.classes.can_get
+        able = {n: [slot for slot in rooms if can_get(n, slot)] for n in held.classes()} if rooms else {}
         ranks: dict[tuple[int, int], tuple[int, float]] = {}
         skip: set[tuple[int, int]] = set()
         while self.count:
@@ -210,8 +211,8 @@ class Urgent:
     def _fit(self, number: int, slot: int) -> tuple[int, float]:
         """How well an agent fits a class, its queue apart: the tier first, then the score."""
         scheduling = self._scheduling
-        required, matching = scheduling.skills[number], scheduling.rules.matching
-        record = scheduling.records[slot]
+        required, matching = scheduling.classes.skills[number], scheduling.rules.matching
+        record = scheduling.roster.records[slot]
         has, rate = record.capabilities, record.success_rate
         points = score(skill_match(required, has), 0, rate, matching.queue_weight, matching.success_weight)
         return -(tier(required, has, matching.wildcard) or 0), points
@@ -223,7 +224,7 @@ class Urgent:
         numbers = held.classes()
         for slot in scheduling.slots:
             base = layout.agent(slot)
-            mine = [n for n in numbers if scheduling.can_get(n, slot)]
+            mine = [n for n in numbers if scheduling.classes.can_get(n, slot)]
             value = 1 + held.highest(mine)
             before = words[base + L.HELD]
             if value != before:

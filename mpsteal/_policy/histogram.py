@@ -51,13 +51,13 @@ class Histogram:
     @property
     def count(self) -> int:
         """Durations taken in."""
-        return self._state.folded().count
+        return self._state.folded().n
 
     @property
     def mean(self) -> float:
         """Mean in ns; 0.0 of none."""
         state = self._state.folded()
-        return state.total_ns / max(1, state.count)
+        return state.total_ns / max(1, state.n)
 
     @property
     def max_ns(self) -> int:
@@ -72,8 +72,8 @@ class Histogram:
         """What to show, ready for JSON."""
         state = self._state.folded()
         return {
-            "count": state.count,
-            "mean_s": state.total_ns / max(1, state.count) / 1e9,
+            "count": state.n,
+            "mean_s": state.total_ns / max(1, state.n) / 1e9,
             "p50_s": state.percentile(0.50) / 1e9,
             "p95_s": state.percentile(0.95) / 1e9,
             "p99_s": state.percentile(0.99) / 1e9,
@@ -85,7 +85,7 @@ class _State(NamedTuple):
     """All of a histogram; only `new` grows, and it is counted nowhere else."""
 
     counts: list[int]
-    count: int
+    n: int
     total_ns: int
     max_ns: int
     new: list[int]
@@ -105,12 +105,10 @@ class _State(NamedTuple):
             end = bisect_left(values, _lowest(bucket + 1), at)
             counts[bucket] += end - at
             at = end
-        return _State(
-            counts, self.count + len(values), self.total_ns + sum(values), max(self.max_ns, values[-1]), []
-        )
+        return _State(counts, self.n + len(values), self.total_ns + sum(values), max(self.max_ns, values[-1]), [])
 
     def percentile(self, share: float) -> float:
-        rank = max(1, ceil(share * self.count))
+        rank = max(1, ceil(share * self.n))
         seen = 0
         for bucket, count in enumerate(self.counts):
             seen += count

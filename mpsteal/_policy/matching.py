@@ -168,6 +168,10 @@ class Placement:
         """Is this agent in a tier that the class allows?"""
         return self._kind_of[agent] in self._fresh(number).kinds
 
+    def has_agents(self, number: int) -> bool:
+        """Is any agent in a tier that the class allows?"""
+        return bool(self._fresh(number).kinds)
+
     def agents_of(self, number: int) -> list[int]:
         """All agents in tiers that the class allows, in order."""
         return sorted(agent for kind in self._fresh(number).kinds for agent in self._members[kind])

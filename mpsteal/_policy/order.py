@@ -182,9 +182,7 @@ class Backlog(Generic[T]):
         self._count_out(queue)
         return item
 
-    def pop_item(
-        self, numbers: Collection[int], skip: Collection[tuple[int, int]] = ()
-    ) -> tuple[T, int, int] | None:
+    def pop_item(self, numbers: Collection[int], skip: Collection[tuple[int, int]] = ()) -> tuple[T, int, int] | None:
         """`pop`, for items that stand for several tasks each; `skip` as for `top`.
 
         Returns:

@@ -93,9 +93,9 @@ class ModelScheduling(Scheduling):
         self.crew: Any = SimpleNamespace(leaving=set(), alive={}, add=lambda slot: None)
         self.pages: Any = SimpleNamespace(find=lambda chunk: None, sink_of=tasks.__getitem__, page_chunks=1 << 12)
         self.urgent = Urgent(self, Aging(8, 2), tuple(level for level in scene.deques.levels if level % 2))
-        self.number_of(frozenset(), protected=False)
+        self.classes.number_of(frozenset(), protected=False)
         for slot in range(scene.slots):
-            self.add_agent(str(slot), frozenset())
+            self.roster.add(str(slot), frozenset())
 
     def ring(self, agent: int) -> None:
         self.world.ring(agent)
@@ -263,8 +263,8 @@ def test_cancelled_task_keeps_nobody_waiting() -> None:
 def test_as_many_tasks_run_as_there_are_agents() -> None:
     """None is a hostage of one that never ends, while another agent is free.
 
-    What it has found: a task that was handed to an agent between its look at its own ranges and the one at HELD; and one
-    that was handed to an agent that was parked, and had taken its last one before its queue was looked at.
+    What it has found: a task that was handed to an agent between its look at its own ranges and the one at HELD; and
+    one that was handed to an agent that was parked, and had taken its last one before its queue was looked at.
     """
     for batches in (
         [(0, 2, PLAIN)],

@@ -386,7 +386,7 @@ class TestRemove:
             new = scheduler.register_agent(Agent("new", ["java"]))
             wait_ready(scheduler)
             assert new.queue_length == 0
-        wait_until(lambda: not scheduler._dispatcher._moving, "the queue moved")
+        wait_until(lambda: not scheduler._dispatcher.roster.moving, "the queue moved")
         assert not any(task.done() for task in rare)
         other = scheduler.register_agent(Agent("other", ["cobol"]))
         assert {task.result(ALARM_S) for task in rare} == {other.pid}
@@ -799,7 +799,7 @@ class TestStop:
 
         with monkeypatch.context() as patch:
             patch.setattr(scheduler._dispatcher, "turn", fail)
-            patch.setattr(scheduler._dispatcher, "release_dependents", lambda task: None)
+            patch.setattr(scheduler._dispatcher.dependents, "release", lambda task: None)
             made.append(scheduler.submit_task(Task("one more")))
             errors = [task.exception(ALARM_S) for task in made]
         assert all(isinstance(error, ZeroDivisionError) for error in errors)

@@ -345,7 +345,7 @@ def test_a_task_that_starts_while_it_is_counted_counts(
         made = [scheduler.submit_task(Task("first", fn=pass_and_pid, args=(gate,)))]
         wait_taken_in(scheduler)
         assert made[0].agent_id == first.agent_id
-        scheduler._dispatcher._lengths_due = 0.0
+        scheduler._dispatcher.lengths_due = 0.0
         with monkeypatch.context() as patch:
             patch.setattr(scheduler._engine.deques, "queued", queued_while_it_starts)
             made.append(scheduler.submit_task(Task("second", fn=pass_and_pid, args=(gate,))))
