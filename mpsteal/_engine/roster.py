@@ -64,6 +64,9 @@ class Roster:
         scheduling.slots.append(slot)
         classes.placement.add_agent(slot, capabilities)
         self._changed(is_new=True)
+        # It may have looked around, and gone to sleep, before it was written anywhere what it can run.
+        scheduling.locks.fence()
+        scheduling.ring(slot)
         scheduling.place_waiting(slot)
         return slot, self._registered
 

@@ -148,9 +148,9 @@ class TestMatching:
     def test_more_sets_of_skills_than_there_is_room_for_are_refused(
         self, open_scheduler: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from mpsteal._engine import schedule
+        from mpsteal._engine import classes
 
-        monkeypatch.setattr(schedule, "CLASSES", 3)
+        monkeypatch.setattr(classes, "CLASSES", 3)
         scheduler = open_scheduler(Agent("a", ["*"]))
         for skill in "ab":
             assert scheduler.submit_task(Task("t", [skill], fn=tasks.double, args=(1,))).result(ALARM_S) == 2

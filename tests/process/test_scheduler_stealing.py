@@ -23,6 +23,7 @@ from scheduler_tasks import (
 from waiting import ALARM_S, lines, wait_until
 
 from mpsteal import Agent, Task, WorkStealingScheduler
+from mpsteal._queue import layout as L
 
 Open = Callable[..., WorkStealingScheduler]
 
@@ -58,6 +59,30 @@ class TestStrategyHybrid:
         assert metrics["rebalance_cycles"] >= 1
         gate.open()
         check_at_rest(scheduler)
+
+
+def test_an_agent_that_looks_around_before_it_is_known_finds_work(
+    open_scheduler: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process runs before the others' skills and its own are written where thieves look."""
+    scheduler = open_scheduler(Agent("a", ["x"]), strategy="pull")
+    gate = gates("held")
+    hold(scheduler, gate, ("x",))
+    fill(scheduler, gate, 4, skill_requirements=["x"])
+    dispatcher = scheduler._dispatcher
+    changed = dispatcher.classes.agents_changed
+
+    def changed_late(**how: bool) -> None:
+        wait_until(lambda: dispatcher.words[dispatcher.segment.layout.agent(1) + L.PARKED], "the new one asleep")
+        changed(**how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatcher.classes, "agents_changed", changed_late)
+        scheduler.register_agent(Agent("b", ["x"]))
+    gate.wait_arrived()
+    assert lengths(scheduler) == [2, 1]
+    gate.open()
+    check_at_rest(scheduler)
 
 
 class TestStrategyPull:
