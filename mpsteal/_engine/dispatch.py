@@ -515,6 +515,9 @@ class Dispatcher:
     def attach(self, engine: Any) -> None:
         """The engine is built; called once, before its thread starts."""
 
+    def validate(self) -> None:
+        """What `validate.validate` leaves to a dispatcher: nothing more for a Pool's."""
+
     def before_results(self) -> None:
         """Results are about to be read, which takes a while: hand out first what agents may be waiting for."""
 

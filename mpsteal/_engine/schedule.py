@@ -38,6 +38,7 @@ from .records import Ended
 from .roster import MOVE_RETRY_S, Roster
 from .terms import NO_TERMS
 from .urgent import GROUP_SHIFT, Urgent
+from .validate_tasks import validate_tasks
 
 logger = logging.getLogger("mpsteal")
 
@@ -450,6 +451,10 @@ class Scheduling(Dispatcher):
         yield from self.urgent
         for chunk in chain.from_iterable(self.stranded.values()):
             yield chunk, chunk + 1
+
+    def validate(self) -> None:
+        """See `Dispatcher.validate`."""
+        validate_tasks(self)
 
     def obituary(self, slot: int, pid: int, exitcode: int | None) -> str:
         """See `Dispatcher.obituary`."""

@@ -18,7 +18,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from .._queue import layout as L
-from .._queue import results as R
 
 if TYPE_CHECKING:
     from .loop import Engine
@@ -38,6 +37,7 @@ def validate(engine: Engine) -> None:
     for chunk, found in places.items():
         assert chunk in sinks, f"I1 chunk {chunk} is in {found}, but nobody waits for it"
     _check_idle(engine)
+    engine.dispatcher.validate()
 
 
 def _wait_quiescent(engine: Engine) -> None:
@@ -110,7 +110,7 @@ def _uncollected(engine: Engine) -> set[int]:
     for reader in engine.collector.readers:
         peek: Any = copy.copy(reader)
         peek.words = {at: reader.words[at] for at in (reader.head_at, reader.tail_at)}
-        found += [chunk for chunk, _, _ in peek.drain() if chunk != R.INIT_ERROR]
+        found += [chunk for chunk, _, _ in peek.drain() if chunk >= 0]  # below: notes
     twice = [chunk for chunk, n in Counter(found).items() if n > 1]
     assert not twice, f"I2 committed twice: {twice}"
     return set(found)

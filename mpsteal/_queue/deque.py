@@ -445,10 +445,11 @@ class Deques:
                 total += max(0, w[at + 1] - w[at])
         return total
 
-    def ranges(self, slot: int) -> list[tuple[int, int]]:
-        """The non-empty ranges of an agent; exact under its lock, else a hint."""
+    def ranges(self, slot: int, level: int | None = None) -> list[tuple[int, int]]:
+        """The non-empty ranges of an agent, or of one level, the last first; exact under its lock, else a hint."""
         w = self.words
-        pairs = ((w[at], w[at + 1]) for at in self._range_words(slot))
+        places = self._range_words(slot) if level is None else self._from_the_end(slot, level)
+        pairs = ((w[at], w[at + 1]) for at in places)
         return [(lo, hi) for lo, hi in pairs if lo < hi]
 
     def _range_words(self, slot: int) -> Iterator[int]:
