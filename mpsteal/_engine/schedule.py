@@ -256,9 +256,9 @@ class Scheduling(Dispatcher):
                 continue
             base = layout.agent(slot)
             queued = self.deques.queued(slot)
-            # Neither parked nor still starting: it runs something that a new task would have to wait for. Looked at
-            # last: it unparks before it takes, so what it takes meanwhile is counted in one place at least.
-            busy = not words[base + L.PARKED] and words[base + L.STATE] == L.READY
+            # It runs something that a new task would have to wait for. Looked at last: it claims before it takes, so
+            # what it takes meanwhile is counted in one place at least. One that looks around has no claim.
+            busy = words[base + L.CLAIM] != L.NONE and not words[base + L.PARKED] and words[base + L.STATE] == L.READY
             self.classes.placement.set_queue(slot, queued + busy)
         done = time.monotonic()
         self.lengths_due = done + LENGTHS_STALE * (done - now)

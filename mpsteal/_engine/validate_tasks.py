@@ -1,11 +1,11 @@
 """The invariants of a scheduler, re-checked on a living one, beside those of every engine (`validate.py`). For tests.
 
-    S1  an unfinished task is in exactly one of: pending, waiting for others, unmatched, numbered (then I1 holds for it)
-    S2  a numbered task waits for no other; an unmatched one has no number, and no agent
-    S3  a range is of one level and one class, which are those of its tasks, and lies within one page
-    S4  HELD of an agent is 1 + the highest level that is held and that it can get; 0: none
-    S5  the mask of a class in shared memory has exactly the agents that can run it
-    S6  counts agree with what they count: held chunks, tasks with a limit and with a deadline, classes without an agent
+S1  an unfinished task is in exactly one of: pending, waiting for others, unmatched, numbered (then I1 holds for it)
+S2  a numbered task waits for no other; an unmatched one has no number, and no agent
+S3  a range is of one level and one class, which are those of its tasks, and lies within one page
+S4  HELD of an agent is 1 + the highest level that is held and that it can get; 0: none
+S5  the mask of a class in shared memory has exactly the agents that can run it
+S6  counts agree with what they count: held chunks, tasks with a limit and with a deadline, classes without an agent
 """
 
 from __future__ import annotations
