@@ -891,7 +891,7 @@ def test_nothing_is_lost_and_nothing_runs_twice_in_a_storm(open_scheduler: Open,
         look()
         what = chance.random()
         if what < 0.3:
-            pids = [agent.pid for agent in scheduler.agents.values() if agent.pid]
+            pids = [pid for agent in scheduler.agents.values() if (pid := agent.pid)]
             if pids:
                 killed += 1
                 try:

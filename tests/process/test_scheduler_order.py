@@ -181,8 +181,13 @@ class TestUrgent:
             assert scheduler.wait_all(ALARM_S)
         wait_ready(scheduler)
         noted, gate = str(tmp_path / "noted"), gates("long")
-        go_on = threading.Event()
-        blocker = threading.Thread(target=scheduler._engine.call, args=(lambda: go_on.wait(ALARM_S),))
+        blocks, go_on = threading.Event(), threading.Event()
+
+        def block() -> None:
+            blocks.set()
+            go_on.wait(ALARM_S)
+
+        blocker = threading.Thread(target=scheduler._engine.call, args=(block,))
         assert agent.pid is not None
         os.kill(agent.pid, signal.SIGSTOP)
         try:
@@ -195,6 +200,7 @@ class TestUrgent:
                 wait_taken_in(scheduler)
             assert agent.queue_length == 3 and scheduler.get_metrics()["tasks"]["held"] == 1
             blocker.start()  # the parent does nothing until it is clear that the first of them is not short
+            assert blocks.wait(ALARM_S)
         finally:
             os.kill(agent.pid, signal.SIGCONT)
         gate.wait_arrived()
