@@ -4,8 +4,8 @@
     sampler thread --CPU, memory, utilisation--> | metrics | --snapshot()--> a dict, ready for JSON
     shared memory --steals, queues, states-----> '---------'
 
-Written by one thread each, read by any. Counters are read without a lock: each is right, and two of them may be one
-task apart.
+Counters and histograms are written by the engine's thread, samples by the sampler's; any thread reads, without a lock.
+Each is right, and two of them may be some tasks apart while work flows: what is settled together is counted first.
 """
 
 from __future__ import annotations

@@ -436,7 +436,7 @@ class WorkStealingScheduler:
             return
         why = "has passed" if left_s <= 0 else f"is {left_s:.3g} s away, and the task takes about {task.cost:.3g} s"
         warnings.warn(f"the deadline of task {task.name!r} {why}", DeadlineWarning, stacklevel=4)
-        self.metrics.deadlines_at_risk += 1
+        task._terms.at_risk = True
 
     def cancel(self, task: Task | int) -> bool:
         """Withdraw a task that has not started; True means that it never runs.

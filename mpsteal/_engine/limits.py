@@ -53,6 +53,7 @@ class Limits:
         if terms.deadline_ns:
             heapq.heappush(self._deadlines, (terms.deadline_ns, task.id, task))
             self.with_deadline += 1
+            self._scheduling.metrics.deadlines_at_risk += terms.at_risk
 
     def finished(self, task: Any) -> None:
         """A task is over."""

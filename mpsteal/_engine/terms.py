@@ -22,10 +22,21 @@ class Terms:
         deadline_ns: on the monotonic clock; 0: none. Known once it is submitted.
         timeout_ns: 0: none.
         tries_left: how often it may run again.
+        at_risk: whether the deadline could not be met when it was submitted.
         missed: whether it has missed its deadline.
     """
 
-    __slots__ = ("cost", "deadline", "deadline_ns", "missed", "retries", "timeout", "timeout_ns", "tries_left")
+    __slots__ = (
+        "at_risk",
+        "cost",
+        "deadline",
+        "deadline_ns",
+        "missed",
+        "retries",
+        "timeout",
+        "timeout_ns",
+        "tries_left",
+    )
 
     def __init__(
         self,
@@ -51,7 +62,7 @@ class Terms:
         self.timeout_ns = int(timeout * 1e9) if timeout is not None else 0
         self.deadline_ns = 0
         self.tries_left = retries
-        self.missed = False
+        self.at_risk = self.missed = False
 
     def submitted(self, now_ns: int) -> None:
         """The clock of a relative deadline starts."""

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from .matching import QUEUE_WEIGHT, SUCCESS_WEIGHT, WILDCARD
+
 LONGEST_S = 1e6
 """Longest time that any rule takes (11 days): system calls that wait take no more than some weeks."""
 
@@ -141,12 +143,12 @@ class MatchingRules:
         default=MATCHES,
         metadata=_says("Ways to find an agent for any other task, the preferred first", "words", choices=MATCHES),
     )
-    wildcard: str = field(default="*", metadata=_says("The capability that stands for every skill", "word"))
+    wildcard: str = field(default=WILDCARD, metadata=_says("The capability that stands for every skill", "word"))
     queue_weight: float = field(
-        default=0.1, metadata=_says("What each task in an agent's queue takes off its score", "score", least=0)
+        default=QUEUE_WEIGHT, metadata=_says("What each task in an agent's queue takes off its score", "score", least=0)
     )
     success_weight: float = field(
-        default=0.3, metadata=_says("What a success rate of 1 adds to an agent's score", "score", least=0)
+        default=SUCCESS_WEIGHT, metadata=_says("What a success rate of 1 adds to an agent's score", "score", least=0)
     )
     on_unmatched: str = field(
         default="wait",
