@@ -39,6 +39,7 @@ from mpsteal import (
     DependencyError,
     PoolTerminatedError,
     Task,
+    TaskTimeoutError,
     UnmatchedTaskError,
     WorkStealingScheduler,
 )
@@ -648,6 +649,20 @@ class TestFailureWithoutReplacement:
         scheduler.register_agent(Agent("agent-0"))
         assert list(scheduler.agents) == ["agent-1", "third", "agent-0"]
         check_at_rest(scheduler)
+
+    def test_one_that_was_ended_for_a_time_limit_is_replaced_all_the_same(
+        self, open_scheduler: Open, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        scheduler = open_scheduler(Agent("a"), agents__replace_dead=False)
+        wait_ready(scheduler)
+        pid = scheduler.agents["a"].pid
+        endless = scheduler.submit_task(Task("endless", fn=time.sleep, args=(600,), timeout=0.05))
+        follows = scheduler.submit_task(Task("t", fn=tasks.my_pid))
+        assert isinstance(endless.exception(ALARM_S), TaskTimeoutError)
+        assert follows.result(ALARM_S) == scheduler.agents["a"].pid != pid
+        check_at_rest(scheduler)
+        scheduler.stop()
+        assert told(caplog, "is not replaced") == [], "nor at the end, when all leave"
 
     def test_what_is_asked_of_one_that_is_gone(self, open_scheduler: Open, gates: Gates) -> None:
         """Its slot may be another's by now, which is not to get its work."""

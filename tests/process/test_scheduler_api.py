@@ -755,18 +755,54 @@ class TestWithoutStop:
         assert not thread.is_alive() and pid is not None
         wait_gone([pid])
 
-    def test_a_task_that_is_kept_keeps_it(self) -> None:
-        """Its result is still to come."""
+    def test_a_task_keeps_it_until_it_is_over(self, gates: Gates) -> None:
+        """Its result is still to come; then nothing is."""
         scheduler = WorkStealingScheduler().start()
         scheduler.register_agent(Agent("a"))
-        task = scheduler.submit_task(Task("t", fn=tasks.double, args=(1,)))
-        reference = weakref.ref(scheduler)
+        gate = gates("held")
+        task = scheduler.submit_task(Task("t", fn=pass_and_pid, args=(gate,)))
+        gate.wait_arrived()
+        reference, thread = weakref.ref(scheduler), scheduler._engine.thread
+        pid = scheduler.agents["a"].pid
         del scheduler
         gc.collect()
-        assert task.result(ALARM_S) == 2
-        kept = reference()
-        assert kept is not None
-        kept.stop()
+        assert reference() is not None
+        gate.open()
+        assert task.result(ALARM_S) == pid
+
+        def is_gone() -> bool:
+            gc.collect()
+            return reference() is None
+
+        with pytest.warns(ResourceWarning, match="unclosed running <WorkStealingScheduler"):
+            wait_until(is_gone, "the scheduler collected")
+        thread.join(ALARM_S)
+        assert not thread.is_alive() and pid is not None
+        wait_gone([pid])
+        assert task.result() == pid and task.state == "done" and task.cancel() is False
+
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_the_context_may_be_named(self, method: str) -> None:
+        with WorkStealingScheduler(context=method) as scheduler:
+            scheduler.register_agent(Agent("a"))
+            assert scheduler.submit_task(Task("t", fn=tasks.double, args=(1,))).result(ALARM_S) == 2
+            assert scheduler._ctx.get_start_method() == method
+
+    def test_a_program_that_ends_is_told_of_calls_that_are_not_over(self, tmp_path: Path) -> None:
+        """Markers are nothing that anybody misses."""
+        source = """
+from fault_tasks import double
+from mpsteal import Agent, Task, WorkStealingScheduler
+
+if __name__ == "__main__":
+    scheduler = WorkStealingScheduler().start()
+    scheduler.register_agent(Agent("a"))
+    scheduler.submit_tasks([Task("t", ["nobody"], fn=double, args=(i,)) for i in range(3)] + [Task("m", ["nobody"])])
+"""
+        with program(tmp_path, source) as example:
+            assert example.wait() == 0, example.errors
+            assert example.errors.count("3 tasks of a scheduler are not over; stop() and `with` wait for them") == 1
+            example.check_nothing_left()
 
     def test_one_that_was_stopped_or_never_started_is_dropped_in_silence(self, open_scheduler: Open) -> None:
         for scheduler in (WorkStealingScheduler(), WorkStealingScheduler().start()):
