@@ -35,6 +35,10 @@ BATCHES_PER_TURN = 8
 """Batches between two looks at results, deaths and the pool's state. Fewer: more such looks (20 us each) in a flood of
 submits; more: results, `terminate` and `cancel` wait for it (8 batches, 4,064 calls, take about 4 ms)."""
 
+BATCH_CPU_S = 0.002
+"""What a batch beyond the first may take, by what the one before took per chunk (s): arguments that are slow to pickle go
+in small batches. Less: more batches; more: agents run out of work while one is made."""
+
 TURN_CPU_S = 0.01
 """No further batch in this turn once pickling has computed for so long (s): for arguments that are slow to pickle.
 Less: more turns; more: as above."""
@@ -90,7 +94,7 @@ class Dispatcher:
         self.has_more = False
         self._known: dict[int, tuple[Any, int]] = {}
         self._carry: tuple[bytes, int, int, Any] | None = None
-        self._batch = FIRST_BATCH
+        self._batch = self._affordable = FIRST_BATCH
         self._largest = min(1 << 17, segment.layout.geometry.page_bytes // 2)
         """Payloads above this get a block of their own (bytes)."""
 
@@ -101,17 +105,24 @@ class Dispatcher:
         self.has_more = False
         if not (self.pending or self.jobs or self._carry is not None):
             return True
-        self._batch = FIRST_BATCH if self._has_idle() else LARGEST_BATCH
-        until = time.thread_time() + TURN_CPU_S
+        self._batch = FIRST_BATCH if self._has_idle() else self._affordable
+        now = time.thread_time()
+        until = now + TURN_CPU_S
         for _ in range(BATCHES_PER_TURN):
             if not (self.pending or self._carry is not None or any(map(self._can_feed, self.jobs))):
                 return True
             page = self.pages.open()
             if page is None:
                 return False
+            before, sent = now, self.inflight
             if not self._fill(page):
                 return True
-            if time.thread_time() > until:
+            now = time.thread_time()
+            if self.inflight > sent:
+                affordable = int(BATCH_CPU_S * (self.inflight - sent) / max(1e-9, now - before))
+                self._affordable = max(FIRST_BATCH, min(LARGEST_BATCH, affordable))
+                self._batch = min(2 * self._batch, self._affordable)
+            if now > until:
                 break
         self.has_more = True
         return True
@@ -156,7 +167,6 @@ class Dispatcher:
             for i, offset, size in batch.blocks:
                 page.blocks[first - page.first + i] = (offset, size)
             self._place(first, first + len(sinks))
-            self._batch = min(LARGEST_BATCH, self._batch * 2)
         if batch.is_full:
             self.pages.close_current()
         return bool(sinks) or batch.is_full or batch.refused > 0 or len(self.pending) != pending_before
