@@ -3,6 +3,7 @@
     mpsteal run script.py [args...]            a file, or a directory or zip with a __main__.py
     mpsteal run -m package.module [args...]    as `python -m`
     mpsteal demo [name] [options]              see `mpsteal/demos`, which reads its arguments itself
+    mpsteal config [--preset NAME]             a configuration of the scheduler, to start one's own file from
     mpsteal --version
 
     argv ──> _split ──> own options    ──> argparse
@@ -31,6 +32,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
+
+CONFIG_FILES = {None: "load-balancing-config.yaml", "pool": "pool-preset.yaml"}
+"""What `mpsteal config` prints, by the name of the preset. In the wheel they lie in `mpsteal/_config/` (pyproject.toml
+puts them there), in a checkout only in `config/` beside the package, so there are no copies to keep equal."""
 
 
 class _CannotRunError(Exception):
@@ -68,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_demos(argv=own[1:])
     parser = _make_parser()
     options = parser.parse_args(own)
+    if options.command == "config":
+        sys.stdout.write(_read_config(CONFIG_FILES[options.preset]))
+        return 0
     if options.command != "run":
         parser.print_help()
         return 0
@@ -98,7 +106,26 @@ def _make_parser() -> argparse.ArgumentParser:
     run.add_argument("-m", dest="module", metavar="module", help="a module, as for python -m")
     run.add_argument("program", nargs="?", help="a script, or a directory or zip with a __main__.py")
     commands.add_parser("demo", help="run the scheduler's demos, which check their own outcome")
+    config = commands.add_parser(
+        "config",
+        help="print the scheduler's default configuration",
+        description="Print the scheduler's default configuration, every key with its meaning, unit and range.",
+        epilog="mpsteal config > rules.yaml, then WorkStealingScheduler('rules.yaml')",
+    )
+    presets = [name for name in CONFIG_FILES if name is not None]
+    config.add_argument("--preset", choices=presets, help="only what differs for one use; pool: tasks and agents alike")
     return parser
+
+
+def _read_config(name: str) -> str:
+    """The text of a configuration file that comes with the package."""
+    from importlib.resources import files
+
+    package = files("mpsteal")
+    shipped = package / "_config" / name  # a resource, no path: the package may be in a zip file
+    if not shipped.is_file():
+        shipped = package / ".." / "config" / name
+    return shipped.read_text(encoding="utf-8")
 
 
 class _PrintVersion(argparse.Action):
