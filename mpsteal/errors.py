@@ -49,7 +49,7 @@ class AgentStartError(MpstealError):
 
 
 class PoolTerminatedError(MpstealError):
-    """The pool was terminated while this task was pending (the stock pool leaves its caller waiting)."""
+    """The pool or the scheduler ended while this task was pending (the stock pool leaves its caller waiting)."""
 
 
 class TaskCancelledError(MpstealError):

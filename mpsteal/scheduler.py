@@ -149,6 +149,7 @@ class WorkStealingScheduler:
                     geometry={"levels": LEVELS, "entries": ENTRIES, "classes": CLASSES, **self._geometry},
                     dispatcher=partial(Scheduling, rules=rules, metrics=self.metrics),
                     balancing=balancing,
+                    what="the scheduler",
                 )
                 assert isinstance(engine.dispatcher, Scheduling)
                 self._dispatcher: Scheduling = engine.dispatcher

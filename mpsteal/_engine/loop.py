@@ -84,7 +84,10 @@ class Engine:
         geometry: dict[str, int] | None = None,
         dispatcher: Callable[..., Dispatcher] = Dispatcher,
         balancing: Balancing | None = None,
+        what: str = "the pool",
     ) -> None:
+        self._what = what
+        """What the front door's user made, in errors: who has a scheduler never made a pool."""
         self.slots = list(range(agents)) if balancing is None else []
         """Slots that have an agent. A scheduler starts with none and has `agents` at most."""
         self._capacity = agents
@@ -243,7 +246,7 @@ class Engine:
     def late(self) -> None:
         """The submit raced with the end: if the engine is gone, nobody else will answer."""
         if self.ended.is_set():
-            self.dispatcher.fail_pending(self.broken or PoolTerminatedError("the pool has ended"))
+            self.dispatcher.fail_pending(self.broken or PoolTerminatedError(f"{self._what} has ended"))
 
     def poke(self) -> None:
         """Something may have changed that the loop cannot see in `pending` (room in an iterator, input that came)."""
@@ -273,7 +276,7 @@ class Engine:
     def cancel(self, sink: Any) -> bool:
         """Withdraw a call that has not started; True means that it never runs. Any thread but the engine's."""
         if threading.current_thread() is self.thread:
-            raise RuntimeError("a call cannot be cancelled in the pool's own thread, which would have to do it")
+            raise RuntimeError(f"a call cannot be cancelled in {self._what}'s own thread, which would have to do it")
         answer: list[bool] = []
         gate = threading.Lock()
         gate.acquire()
@@ -330,7 +333,7 @@ class Engine:
                 return
             try:
                 if self.state >= STOPPING:
-                    answer += (False, PoolTerminatedError("it has ended"))
+                    answer += (False, PoolTerminatedError(f"{self._what} has ended"))
                 else:
                     answer += (True, function())
             except BaseException as error:
@@ -545,7 +548,7 @@ class Engine:
 
     def _terminating(self) -> bool:
         # Every turn: who submits meanwhile has to be answered, too.
-        self._fail_everything(self.broken or PoolTerminatedError("the pool was terminated"))
+        self._fail_everything(self.broken or PoolTerminatedError(f"{self._what} was terminated"))
         if self.words[L.STOP] != 2:
             self._stop_agents(TERMINATING)
         self.crew.dismiss(only_busy=True)
@@ -557,7 +560,7 @@ class Engine:
         self.state = ENDED
         # Handles first: nobody may wait for an engine that is gone. Twice, since from `ended` on late submitters
         # help, and what they could meet should be theirs alone.
-        error = self.broken or PoolTerminatedError("the pool has ended")
+        error = self.broken or PoolTerminatedError(f"{self._what} has ended")
         self._fail_everything(error)
         self.collector.wake()
         self.ended.set()

@@ -50,7 +50,7 @@ def test_terminate_ends_whatever_runs(
     assert time.monotonic() - began < PROMPT_S
     assert all(map(is_gone, pids))
     for result in [*running, *waiting, mapped]:
-        with pytest.raises(mpsteal.PoolTerminatedError):
+        with pytest.raises(mpsteal.PoolTerminatedError, match="the pool was terminated"):
             result.get(0)
     with pytest.raises(mpsteal.PoolTerminatedError):
         next(iterated)

@@ -745,6 +745,7 @@ class TestStop:
         scheduler.stop(drain=False)
         for task in [*running, *queued, *urgent, *strange, *late]:
             assert isinstance(task.exception(0), PoolTerminatedError), task
+            assert str(task.exception(0)) in ("the scheduler was terminated", "the scheduler has ended"), task
         for task in follows:
             assert isinstance(task.exception(0), (PoolTerminatedError, DependencyError)), task
         wait_gone([pid for pid in pids if pid is not None])
