@@ -25,6 +25,25 @@ def identity(value: Any) -> Any:
     return value
 
 
+async def double_later(value: int) -> int:
+    return 2 * value
+
+
+async def _pause() -> None:
+    await _Once()
+
+
+class _Once:
+    def __await__(self) -> Any:
+        yield
+
+
+def begin_a_coroutine() -> Any:
+    coroutine = _pause()
+    coroutine.send(None)
+    return coroutine
+
+
 def double(value: int) -> int:
     return 2 * value
 

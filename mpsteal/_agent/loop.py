@@ -28,7 +28,7 @@ from .._queue.barrier import load_barrier, register
 from .._queue.deque import ASK, EMPTY, RETRY, STOLEN, Deques
 from .._queue.locks import Locks
 from .launch import AgentSpec
-from .serialize import PLAIN, Encoder, describe, encode_error
+from .serialize import PLAIN, Encoder, describe, encode_error, explain_coroutine
 
 JOB_FUNCTIONS_KEPT = 4
 """Functions of single jobs (partials, bound methods) that an agent keeps unpickled. Fewer: jobs that run side by side
@@ -271,6 +271,7 @@ class Agent:
 
             if flags & L.KIND_MASK >= L.KIND_MAP:
                 value = value[0]  # less the time it took, which is ours
+            error = explain_coroutine(error, value)
             try:
                 refused = stock.MaybeEncodingError(error, value)  # type: ignore[attr-defined]  # not in typeshed
             except BaseException:  # a user's `__repr__`

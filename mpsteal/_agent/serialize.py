@@ -83,6 +83,31 @@ def describe(error: BaseException) -> str:
         return type(error).__name__
 
 
+def explain_coroutine(error: BaseException, value: Any) -> BaseException:
+    """What a result that cannot be pickled is refused for: `error`, unless there are coroutines in it.
+
+    Then somebody has sent an `async def`, whose call runs nothing, and "cannot pickle 'coroutine' object" tells nobody
+    what to do. They are closed, so that the agent does not warn of coroutines that were never awaited; one that has
+    begun is left alone, since closing it would run a user's code.
+
+    Args:
+        value: the result; of a chunk of items the list of theirs.
+    """
+    found = [one for one in (value if type(value) is list else [value]) if type(one) is types.CoroutineType]
+    if not found:
+        return error
+    from inspect import CORO_CREATED, getcoroutinestate  # here: most agents never need it
+
+    for coroutine in found:
+        if getcoroutinestate(coroutine) == CORO_CREATED:
+            coroutine.close()
+    name = found[0].__qualname__
+    return TypeError(
+        f"{name} is a coroutine function, so its call gave a coroutine and ran nothing; send a plain function that "
+        f"wraps it: asyncio.run({name}(...))"
+    )
+
+
 def encode_error(error: BaseException, encoder: Encoder) -> bytes:
     """An exception as `(pickled or None, type name, message, traceback text, reason)`, which always pickles."""
     try:

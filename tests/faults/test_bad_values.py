@@ -22,6 +22,7 @@ from gates import Gates, pass_gate
 from waiting import ALARM_S, agent_pids, wait_idle, wait_until
 
 import mpsteal
+from mpsteal._engine.dispatch import explain_pickling
 
 REFUSALS = (TypeError, AttributeError, pickle.PicklingError)
 
@@ -56,6 +57,25 @@ def here() -> str:
 
 
 # -- what cannot be sent ------------------------------------------------------------------
+
+
+def test_function_that_is_no_modules_own_gets_advice(pool: mpsteal.Pool) -> None:
+    async def inner() -> None: ...
+
+    for function in (lambda: 1, inner):
+        with pytest.raises(REFUSALS) as caught:
+            pool.apply(function)
+        hint = "wraps it in asyncio.run()" if function is inner else "define it with `def` at the top level of a module"
+        assert str(caught.value).endswith(hint)
+    with pytest.raises(REFUSALS, match=r"not sent to an agent$"):
+        pool.apply(tasks.identity, (tasks.NotForTravel(),))
+
+
+def test_error_names_a_scheduler_task() -> None:
+    told = explain_pickling(TypeError("no"), tasks.identity, None, "resize")
+    assert type(told) is TypeError
+    words = "no -- task 'resize': the call of identity cannot be pickled, so it was not sent to an agent"
+    assert str(told) == words
 
 
 class ExitsWhenRead:
@@ -391,6 +411,22 @@ def test_unpicklable_result_of_imap_fails_alone(pool: mpsteal.Pool) -> None:
     with pytest.raises(MaybeEncodingError):
         next(results)
     assert next(results) == 2
+
+
+@pytest.mark.parametrize("call", ["apply", "map"])
+def test_coroutine_function_is_told_from_other_results(
+    pool: mpsteal.Pool, capfd: pytest.CaptureFixture[str], call: str
+) -> None:
+    with pytest.raises(MaybeEncodingError) as caught:
+        pool.apply(tasks.double_later, (1,)) if call == "apply" else pool.map(tasks.double_later, range(3))
+    assert "double_later is a coroutine function" in str(caught.value)
+    assert "asyncio.run(double_later(...))" in str(caught.value)
+    assert "never awaited" not in capfd.readouterr().err
+
+
+def test_coroutine_that_has_begun(pool: mpsteal.Pool) -> None:
+    with pytest.raises(MaybeEncodingError, match="_pause is a coroutine function"):
+        pool.apply(tasks.begin_a_coroutine)
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, MemoryError])

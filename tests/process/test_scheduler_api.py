@@ -229,7 +229,9 @@ class TestTask:
         )
         errors = [task.exception(ALARM_S) for task in made]
         assert errors[0] is errors[4] is None
-        assert isinstance(errors[1], (pickle.PicklingError, AttributeError))
+        assert isinstance(errors[1], (pickle.PicklingError, AttributeError)) and "top level of a module" in str(
+            errors[1]
+        )
         assert isinstance(errors[2], TypeError) and "identity cannot be pickled" in str(errors[2])
         assert isinstance(errors[3], SystemExit)
         assert check_at_rest(scheduler)["tasks"]["failed"] == 3
