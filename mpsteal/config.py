@@ -38,6 +38,14 @@ _LIKE = 0.6
 """How alike an unknown key must be to a known one, to be named (ratio, chosen by hand). Less: far-fetched advice; more:
 none for typos that are plain to see."""
 
+_MEANT = 0.85
+"""How alike a variable must be to a key's, to be taken for a misspelt one (ratio). Less: variables that others named
+with our prefix are refused; more: typos are ignored silently. 0.85 takes one wrong letter in seven, and the nearest of
+those that this repository's own tests and benchmarks read is at 0.5."""
+
+_VARIABLES = list({key.replace(".", "_") for key in (*KEYS, *SECTIONS)} | {key.rpartition(".")[2] for key in KEYS})
+"""What people write for keys in variables: one underscore for two, or no section."""
+
 
 class _Given(NamedTuple):
     """A checked value, and where it was given."""
@@ -199,13 +207,20 @@ def _parse(file: str, content: bytes) -> list[_Pair]:
 
 
 def _environment(environ: Mapping[str, str]) -> Iterator[_Pair]:
-    """What the environment gives. Other variables start with MPSTEAL_ too: ours name a section or a key first."""
+    """What the environment gives, misspelt keys included, which are refused with all unknown keys."""
     for name, text in sorted(environ.items()):
         key = name[len(PREFIX) :].lower().replace("__", ".")
-        first, dot, _ = key.partition(".")
-        is_ours = first in _TOP or (dot and difflib.get_close_matches(first, _TOP, 1, _LIKE))
-        if name.startswith(PREFIX) and is_ours:
+        if name.startswith(PREFIX) and _is_ours(key):
             yield _Pair(key, _Value(_from_text(key, text)), None)
+
+
+def _is_ours(key: str) -> bool:
+    """Whether a variable is meant for us. Others start with MPSTEAL_ too: ours name a section or a key first, or look
+    very much like one that does."""
+    first, dot, last = key.partition(".")
+    if first in _TOP or (dot and difflib.get_close_matches(first, _TOP, 1, _LIKE)):
+        return True
+    return any(difflib.get_close_matches(word, _VARIABLES, 1, _MEANT) for word in (key.replace(".", "_"), last) if word)
 
 
 def _from_text(key: str, text: str) -> Any:

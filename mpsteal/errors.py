@@ -107,7 +107,10 @@ class ConfigError(MpstealError, ValueError):
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
         key = "" if self.key is None else f"{self.key}: "
-        hint = "" if self.nearest is None else f"; did you mean {self.nearest}?"
+        nearest = self.nearest
+        if nearest is not None and self.file == "environment":
+            nearest = "MPSTEAL_" + nearest.upper().replace(".", "__")
+        hint = "" if nearest is None else f"; did you mean {nearest}?"
         return f"{where}: {key}found {self.found}; allowed: {self.allowed}{hint}"
 
 

@@ -174,7 +174,18 @@ class TestWhatIsGiven:
         assert flat(config)[name.lower().replace("__", ".")] == value
 
     @pytest.mark.parametrize(
-        "name", ["MPSTEAL_SEED", "MPSTEAL_BENCH_SELF", "MPSTEAL_TEST__WORD", "MPSTEAL_", "MPSTEAL", "STRATEGY"]
+        "name",
+        [
+            "MPSTEAL_SEED",
+            "MPSTEAL_BENCH_SELF",
+            "MPSTEAL_DROPIN_ALARM_S",
+            "MPSTEAL_TEST__WORD",
+            "MPSTEAL_LOG_LEVEL",
+            "MPSTEAL_HOME",
+            "MPSTEAL_",
+            "MPSTEAL",
+            "STRATEGY",
+        ],
     )
     def test_variables_of_others_are_left_alone(self, name: str) -> None:
         assert load_config(environ={name: "x"}) == Config()
@@ -257,6 +268,26 @@ class TestUnknownKey:
         error = wrong(environ={name: "1"})
         assert (error.file, error.line) == ("environment", None)
         assert error.nearest == "agents.max_agents"
+        assert str(error).endswith("; did you mean MPSTEAL_AGENTS__MAX_AGENTS?")
+
+    @pytest.mark.parametrize(
+        ("name", "nearest"),
+        [
+            pytest.param("STRATEGI", "strategy", id="typo at the top"),
+            pytest.param("METRIC", "metrics", id="typo in a section"),
+            pytest.param("BALANCING_INTERVAL_S", "balancing.interval_s", id="one underscore for two"),
+            pytest.param("BALANCNG_INTERVAL_S", "balancing.interval_s", id="the same with a typo"),
+            pytest.param("INTERVAL_S", "balancing.interval_s", id="without its section"),
+            pytest.param("MAX_AGENT", "agents.max_agents", id="the same with a typo in the key"),
+            pytest.param("XYZ__INTERVAL_S", "balancing.interval_s", id="another section"),
+            pytest.param("ORDER_ASK_S", "order.ask_s", id="short"),
+        ],
+    )
+    def test_a_misspelt_variable_is_not_ignored(self, name: str, nearest: str) -> None:
+        error = wrong(environ={"MPSTEAL_" + name: "1"})
+        assert (error.file, error.line, error.nearest) == ("environment", None, nearest)
+        assert error.found == "an unknown key"
+        assert str(error).endswith(f"; did you mean MPSTEAL_{nearest.upper().replace('.', '__')}?")
 
 
 class TestWrongValue:
