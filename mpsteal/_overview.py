@@ -45,7 +45,7 @@ def overview(
         "repairs": sum(row["repairs"] for row in status),
     }
     out["agents"] = {
-        "registered": len(per_agent),
+        "registered": len(agents),
         "busy": sum(length > rules.busy_above for length in lengths),
         "idle": sum(length < rules.idle_below for length in lengths),
     }

@@ -27,6 +27,16 @@ class Agent:
         self._scheduler: WorkStealingScheduler | None = None
         self._slot = self._registration = -1
 
+    def _claim(self) -> None:
+        """Raise ValueError if it is being registered, or was, by whatever thread, with whatever scheduler."""
+        mine = object()
+        if self.__dict__.setdefault("_claimed", mine) is not mine:  # one step: of several threads one succeeds
+            raise ValueError(f"{self!r} is registered already, or was; make a new one")
+
+    def _unclaim(self) -> None:
+        """It was not registered after all."""
+        self.__dict__.pop("_claimed", None)
+
     def _row(self) -> Any:
         scheduler = self._scheduler
         return None if scheduler is None else scheduler._look(self)

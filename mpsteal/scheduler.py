@@ -46,7 +46,7 @@ from .config import Config, load_config
 from .dependencies import check_circles, find_dependencies
 from .errors import DeadlineWarning
 from .metrics import Sampler, WorkStealingMetrics
-from .tasks import HIGHEST, Task
+from .tasks import HIGHEST, LOWEST, Task, check_priority, skill_set
 
 logger = logging.getLogger("mpsteal")
 
@@ -106,7 +106,7 @@ class WorkStealingScheduler:
         self._leaving: list[Agent] = []
         """Agents that were removed and are not gone yet."""
         self._tasks: dict[int, Task] = {}
-        self._places: list[dict[frozenset[str], int]] = [{} for _ in range(HIGHEST + 1)]
+        self._places: dict[int, dict[frozenset[str], int]] = {p: {} for p in range(LOWEST, HIGHEST + 1)}
         """What the engine calls the level and class of tasks without a deadline, by priority and skills."""
         self._refuses_unmatched = self.config.matching.on_unmatched == "error"
         self.metrics = WorkStealingMetrics()
@@ -245,16 +245,18 @@ class WorkStealingScheduler:
         """
         if not isinstance(agent, Agent):
             raise TypeError(f"an Agent is wanted, not {agent!r}")
-        if agent._scheduler is not None:
-            raise ValueError(f"{agent!r} is registered already, or was; make a new one")
-        if agent.agent_id in self._agents:
-            raise ValueError(f"there is an agent {agent.agent_id!r} already")
-        with self._lifecycle:
-            if self._state == "new":
-                self._agents[agent.agent_id] = agent
-                return agent
-        engine = self._running()
-        engine.call(partial(self._register, agent))
+        agent._claim()
+        try:
+            with self._lifecycle:
+                if self._state == "new":
+                    if agent.agent_id in self._agents:
+                        raise ValueError(f"there is an agent {agent.agent_id!r} already")
+                    self._agents[agent.agent_id] = agent
+                    return agent
+            self._running().call(partial(self._register, agent))
+        except BaseException:
+            agent._unclaim()
+            raise
         return agent
 
     def _start_agent(self, agent: Agent) -> None:
@@ -295,8 +297,8 @@ class WorkStealingScheduler:
             if agent is None:
                 raise KeyError(f"there is no agent {name!r}")
             if self._is_there(agent):
-                if agent not in self._leaving:
-                    self._leaving.append(agent)
+                # A new list, by this thread alone: others read it meanwhile.
+                self._leaving = [left for left in self._leaving if left is not agent and self._is_there(left)] + [agent]
                 self._dispatcher.roster.remove(agent._slot, drain=drain)
 
         engine.call(remove)
@@ -393,8 +395,9 @@ class WorkStealingScheduler:
             raise TypeError(f"a Task is wanted, not {task!r}; submit_tasks takes many")
         if task._home is not None:
             raise ValueError(f"{task!r} was submitted before; a task runs once")
-        place = self._places[task.priority].get(task.skill_requirements)
-        if place is None:
+        try:
+            place = self._places[task.priority][task.skill_requirements]
+        except (KeyError, TypeError):
             place = self._find_place(task)
         links, terms = task._links, task._terms
         if links is not None:
@@ -415,7 +418,9 @@ class WorkStealingScheduler:
     def _find_place(self, task: Task) -> int:
         """The level and class of a task without a deadline, as the engine's `_group`. Kept for the next of that
         priority and skills."""
-        classes, skills = self._dispatcher.classes, task.skill_requirements
+        check_priority(task.priority)  # they may have been set since the task was made
+        skills = task.skill_requirements = skill_set("skill_requirements", task.skill_requirements)
+        classes = self._dispatcher.classes
         protected = task.priority >= self.config.order.protected_from
         number = classes.numbers[protected].get(skills)
         if number is None:
@@ -482,8 +487,7 @@ class WorkStealingScheduler:
 
     def _all_agents(self) -> list[Agent]:
         """Those that were removed and may still be there first: a new one may have the id of one of them."""
-        self._leaving = [agent for agent in self._leaving if self._is_there(agent)]
-        return [*self._leaving, *list(self._agents.values())]
+        return [*(agent for agent in self._leaving if self._is_there(agent)), *list(self._agents.values())]
 
     def _is_there(self, agent: Agent) -> bool:
         """Whether its slot is its own still."""

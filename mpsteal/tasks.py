@@ -12,15 +12,12 @@ import datetime
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ._engine.dispatch import explain_pickling
 from ._engine.future import CANCELLED, PENDING, LazyFuture
 from ._engine.terms import NO_TERMS, Links, Terms
 from .errors import TaskCancelledError
-
-if TYPE_CHECKING:
-    pass
 
 LOWEST, HIGHEST = 1, 5
 
@@ -142,7 +139,7 @@ class Task(LazyFuture):
         cost: float | None = None,
     ) -> None:
         if type(priority) is not int or not LOWEST <= priority <= HIGHEST:
-            raise ValueError(f"priority must be a whole number from {LOWEST} to {HIGHEST}, not {priority!r}")
+            check_priority(priority)
         if fn is not None and not callable(fn):
             raise TypeError(f"fn must be a callable or None, not {fn!r}")
         if type(name) is not str:
@@ -343,6 +340,12 @@ class Task(LazyFuture):
 
 _NONE: frozenset[str] = frozenset()
 _NO_KWARGS: dict[str, Any] = {}
+
+
+def check_priority(priority: object) -> None:
+    """Raise ValueError for what is no priority."""
+    if type(priority) is not int or not LOWEST <= priority <= HIGHEST:
+        raise ValueError(f"priority must be a whole number from {LOWEST} to {HIGHEST}, not {priority!r}")
 
 
 def _tuple(what: str, values: Any) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .._policy.rebalance import is_severe, plan
@@ -79,14 +79,15 @@ class Balancer:
         began = time.perf_counter()
         before = self.lengths()
         wanted = self._scheduling.rules.balancing.max_tasks
-        mine = before.get(slot, 0)
+        mine, failed = before.get(slot, 0), 0
         for source in sorted((s for s in before if before[s] > mine), key=lambda s: -before[s]):
             if self._may_go(source, slot):
                 count = min(wanted, self._scheduling.deques.queued_at(source, self._movable_levels))
                 report = self._carry_out([(source, slot, count)], before, began, exact=False)
+                failed += report.failed
                 if report.moved:
-                    return report
-        return self._carry_out([], before, began)
+                    return replace(report, failed=failed)
+        return replace(self._carry_out([], before, began), failed=failed)
 
     def _may_go(self, source: int, target: int) -> bool:
         """Whether the target could run something that may move from the source; looked up without a lock: a hint."""

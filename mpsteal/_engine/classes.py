@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .._policy.matching import TIERS, Placement
+from .._policy.matching import EXACT, TIERS, Placement
 from .._queue import layout as L
 from ..errors import UnmatchedTaskError, why_unmatched
 
@@ -48,13 +48,14 @@ class Classes:
                 raise ValueError(f"more than {CLASSES} different sets of skills in one scheduler")
             number = len(self.skills)
             self.skills.append(skills)
-            self.placement.add_class(number, skills, self._tiers[protected])
+            # Every agent has all of none, whatever ways to match there are.
+            self.placement.add_class(number, skills, self._tiers[protected] if skills else (EXACT,))
             self._write_mask(number)
             known[skills] = number
             if not self.has_agents(number):
                 self.nobody.add(number)
             if not skills:
-                # Every agent has all of none: one class serves both, and agents need not look at its mask.
+                # One class serves both, and agents need not look at its mask.
                 self.numbers[not protected][skills] = number
         return number
 

@@ -36,8 +36,8 @@ BATCHES_PER_TURN = 8
 submits; more: results, `terminate` and `cancel` wait for it (8 batches, 4,064 calls, take about 4 ms)."""
 
 BATCH_CPU_S = 0.002
-"""What a batch beyond the first may take, by what the one before took per chunk (s): arguments that are slow to pickle go
-in small batches. Less: more batches; more: agents run out of work while one is made."""
+"""What a batch beyond the first may take, by what the one before took per chunk (s): arguments that are slow to pickle
+go in small batches. Less: more batches; more: agents run out of work while one is made."""
 
 TURN_CPU_S = 0.01
 """No further batch in this turn once pickling has computed for so long (s): for arguments that are slow to pickle.

@@ -19,6 +19,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any
@@ -363,6 +364,7 @@ class Scheduling(Dispatcher):
         if terms.tries_left <= 0:
             return error
         terms.tries_left -= 1
+        task._started_ns = 0
         self.metrics.retried += 1
         logger.warning("mpsteal: %s; it runs again (%d more tries)", error, terms.tries_left)
         self.place_again([chunk])
@@ -417,10 +419,9 @@ class Scheduling(Dispatcher):
         """See `Dispatcher.withdraw`; a task that waits for others is nowhere else."""
         if sink._is_finished:
             return None
-        for tasks in self.unmatched.values():
-            if sink in tasks:
-                tasks.remove(sink)
-                return L.NONE
+        with suppress(KeyError, ValueError):
+            self.unmatched[sink._group & _CLASS_MASK].remove(sink)
+            return L.NONE
         waits = sink._links is not None and sink._links.waits
         return L.NONE if waits else super().withdraw(sink)
 

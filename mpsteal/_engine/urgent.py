@@ -74,7 +74,8 @@ class Urgent:
 
     def cancel(self, chunk: int) -> bool:
         """Forget a chunk; False if it is not held."""
-        found = next(((lo, hi) for lo, hi in self._held if lo <= chunk < hi), None)
+        alone = (chunk, chunk + 1)  # as those with a deadline are
+        found = alone if alone in self._held else next((r for r in self._held if r[0] <= chunk < r[1]), None)
         if found is None:
             return False
         self._held.cancel(found)
@@ -142,24 +143,28 @@ class Urgent:
         skip: set[tuple[int, int]] = set()
         while self.count:
             numbers = [n for n, slots in able.items() if slots]
-            top = held.top(numbers, skip) if numbers else None
-            if top is None:
+            first = held.first(numbers, skip) if numbers else None
+            if first is None:
                 break
-            level, number = top
+            level, number = first.level, first.number
             slot = self._best_of(number, able[number], rooms, ranks)
             if not self._has_room(slot, level, gifts):
                 others = [other for other in able[number] if self._has_room(other, level, gifts)]
                 if not others:
                     # Only this level is full there. If nothing else were handed over either, an agent that wants
                     # something more urgent would ask in vain before each task.
-                    skip.add(top)
+                    skip.add((level, number))
                     continue
                 slot = self._best_of(number, others, rooms, ranks)
             # What is left is for the others, while they are free.
             most = max(1, min(rooms[slot], self.count // len(rooms)))
-            lo, hi = self._take(number, numbers, skip, most)
-            gifts.add(slot, level, number, lo, hi)
-            rooms[slot] -= hi - lo
+            (lo, hi), turns = held.look(first)
+            end = lo + min(hi - lo, most, turns)
+            rest = (scheduling.tasks_of(end, end + 1)[0]._seq, (end, hi)) if end < hi else None
+            held.take(first, end - lo, rest)
+            self.count -= end - lo
+            gifts.add(slot, level, number, lo, end)
+            rooms[slot] -= end - lo
             if rooms[slot] <= 0:
                 del rooms[slot]
                 for slots in able.values():
@@ -174,20 +179,6 @@ class Urgent:
 
     def _has_room(self, slot: int, level: int, gifts: _Gifts) -> bool:
         return self._scheduling.deques.has_room(slot, level, len(gifts.by_place.get((slot, level), ())) + 1)
-
-    def _take(self, number: int, numbers: list[int], skip: set[tuple[int, int]], most: int) -> tuple[int, int]:
-        """The most urgent range of these classes, or its front; it is held no more."""
-        found = self._held.pop_item(numbers, skip)
-        assert found is not None
-        (lo, hi), level, turns = found
-        end = lo + min(hi - lo, most, turns)
-        if end > lo + 1:
-            self._held.went(level, end - lo - 1)
-        if end < hi:
-            first = self._scheduling.tasks_of(end, end + 1)[0]
-            self._held.add(number, level, None, first._seq, (end, hi))
-        self.count -= end - lo
-        return lo, end
 
     def _best_of(
         self, number: int, slots: list[int], rooms: dict[int, int], ranks: dict[tuple[int, int], tuple[int, float]]

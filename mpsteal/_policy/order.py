@@ -7,7 +7,7 @@ Levels are small integers, a higher one is more urgent; `levels_per_priority` of
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -135,6 +135,9 @@ class Backlog(Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, item: object) -> bool:
+        return item in self._entries
+
     def __iter__(self) -> Iterator[T]:
         """All items, in no order."""
         return iter(self._entries)
@@ -166,14 +169,34 @@ class Backlog(Generic[T]):
             heapify(queue.heap)
         return True
 
-    def top(self, numbers: Collection[int], skip: Collection[tuple[int, int]] = ()) -> tuple[int, int] | None:
-        """(level, class) of the item that `pop` would give, as if nothing waited of those in `skip`."""
-        queue = self._first(numbers, skip)
+    def first(self, numbers: Collection[int], skip: Collection[tuple[int, int]] = ()) -> _Queue[T] | None:
+        """Where the most urgent item of these classes waits, as if nothing waited of the (level, class) in `skip`."""
+        levels = self._levels_of(numbers)
+        if skip:
+            levels = [at for at in levels if any(n in self._levels[at] and (at, n) not in skip for n in numbers)]
+        if not levels:
+            return None
+        level = self._aging.peek(levels)
+        queues = self._levels[level]
+        first: tuple[float, int, T, _Queue[T]] | None = None
+        for number in numbers:
+            queue = queues.get(number)
+            if queue is None or (skip and (level, number) in skip):
+                continue
+            entry = self._front(queue)
+            if first is None or entry < first:
+                first = entry
+        assert first is not None  # B2
+        return first[3]
+
+    def top(self, numbers: Collection[int]) -> tuple[int, int] | None:
+        """(level, class) of the item that `pop` would give."""
+        queue = self.first(numbers)
         return None if queue is None else (queue.level, queue.number)
 
     def pop(self, numbers: Collection[int]) -> T | None:
         """Take out the most urgent item of these classes. What waits in other classes ages, too."""
-        queue = self._first(numbers)
+        queue = self.first(numbers)
         if queue is None:
             return None
         self._aging.took(self._levels, queue.level, 1)
@@ -182,27 +205,25 @@ class Backlog(Generic[T]):
         self._count_out(queue)
         return item
 
-    def pop_item(self, numbers: Collection[int], skip: Collection[tuple[int, int]] = ()) -> tuple[T, int, int] | None:
-        """`pop`, for items that stand for several tasks each; `skip` as for `top`.
+    def look(self, queue: _Queue[T]) -> tuple[T, int]:
+        """For items that stand for several tasks each: the first of what `first` gave, and how many of its tasks may go
+        before another level's turn comes. One of them is taken as gone; `take` has to follow."""
+        self._aging.took(self._levels, queue.level, 1)
+        return self._front(queue)[2], 1 + self._aging.steady(self._levels, queue.level)
 
-        Returns:
-            The item; its level; and how many of its tasks may go before another level's turn comes. Who takes n of them
-            says so by `went(level, n - 1)`, and adds the rest again.
-        """
-        queue = self._first(numbers, skip)
-        if queue is None:
-            return None
-        level, levels = queue.level, self._levels
-        self._aging.took(levels, level, 1)
-        most = 1 + self._aging.steady(levels, level)
-        item = heappop(queue.heap)[2]
+    def take(self, queue: _Queue[T], n: int, rest: tuple[int, T] | None) -> None:
+        """n tasks of that item go; what is left of it, with its `seq`, is `rest`."""
+        if n > 1:
+            self._aging.took(self._levels, queue.level, n - 1)
+        deadline, _, item, _ = queue.heap[0]
         del self._entries[item]
-        self._count_out(queue)
-        return item, level, most
-
-    def went(self, level: int, n: int) -> None:
-        """n more tasks of an item of this level were taken."""
-        self._aging.took(self._levels, level, n)
+        if rest is None:
+            heappop(queue.heap)
+            self._count_out(queue)
+        else:
+            seq, item = rest
+            self._entries[item] = entry = (deadline, seq, item, queue)
+            heapreplace(queue.heap, entry)
 
     def drain(self, number: int) -> list[T]:
         """Take out all items of one class, the highest level first, as if none had aged."""
@@ -229,26 +250,6 @@ class Backlog(Generic[T]):
 
     def _levels_of(self, numbers: Collection[int]) -> list[int]:
         return [level for level, queues in self._levels.items() if not queues.keys().isdisjoint(numbers)]
-
-    def _first(self, numbers: Collection[int], skip: Collection[tuple[int, int]] = ()) -> _Queue[T] | None:
-        """The queue whose first entry, valid, is the most urgent of these classes."""
-        levels = self._levels_of(numbers)
-        if skip:
-            levels = [at for at in levels if any(n in self._levels[at] and (at, n) not in skip for n in numbers)]
-        if not levels:
-            return None
-        level = self._aging.peek(levels)
-        queues = self._levels[level]
-        first: tuple[float, int, T, _Queue[T]] | None = None
-        for number in numbers:
-            queue = queues.get(number)
-            if queue is None or (skip and (level, number) in skip):
-                continue
-            entry = self._front(queue)
-            if first is None or entry < first:
-                first = entry
-        assert first is not None  # B2
-        return first[3]
 
     def _front(self, queue: _Queue[T]) -> tuple[float, int, T, _Queue[T]]:
         """Its first valid entry; what was cancelled before it is dropped."""

@@ -15,7 +15,7 @@ parent, tell what the owner cannot see in its own deque:
           start something whose turn comes after that returns ASK in place of a chunk; the agent then parks for a while.
 
 Both are hints: an owner that sees them late starts one chunk that it would not have started. So they need no fence of
-their own. NEWS is written after the push it tells of; where it is seen before that, the push is told of by its own fence.
+their own. NEWS is written after the push it tells of; where it is seen before, the fence after both tells of the push.
 
 Rejected: the parent hands urgent tasks to busy agents ahead. Each would be a hostage of whatever its agent runs, since
 the protected are not stolen, and one that is more urgent could not overtake it.

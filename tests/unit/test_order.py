@@ -282,7 +282,7 @@ Group = tuple[int, int, int]
 def test_items_of_many_go_in_the_order_of_their_tasks(
     groups: list[Group], asked: list[tuple[set[int], int]], aging_tasks: int
 ) -> None:
-    """`pop_item` with items that stand for many, against `pop` with each of them on its own."""
+    """`look` and `take` with items that stand for many, against `pop` with each of them on its own."""
     single: Backlog[int] = Backlog(Aging(aging_tasks, 2))
     many: Backlog[tuple[int, int]] = Backlog(Aging(aging_tasks, 2))
     seq = 0
@@ -294,18 +294,26 @@ def test_items_of_many_go_in_the_order_of_their_tasks(
     for numbers, most in asked:
         top = many.top(numbers)
         assert top == single.top(numbers)
-        found = many.pop_item(numbers)
-        if found is None or top is None:
-            assert found is None and top is None and single.pop(numbers) is None
+        first = many.first(numbers)
+        if first is None or top is None:
+            assert first is None and top is None and single.pop(numbers) is None
             continue
-        (lo, hi), level, turns = found
-        assert level == top[0]
+        assert (first.level, first.number) == top
+        (lo, hi), turns = many.look(first)
         take = min(hi - lo, most, turns)
-        if take > 1:
-            many.went(level, take - 1)
-        if lo + take < hi:
-            many.add(top[1], level, None, lo + take, (lo + take, hi))
+        many.take(first, take, (lo + take, (lo + take, hi)) if lo + take < hi else None)
         assert [single.pop(numbers) for _ in range(take)] == list(range(lo, lo + take))
+
+
+def test_as_if_nothing_waited_of_what_is_skipped() -> None:
+    waiting = backlog(("a", 0, 2, None), ("b", 1, 2, None), ("c", 0, 1, None))
+    skip: set[tuple[int, int]] = set()
+    found = []
+    while (first := waiting.first([0, 1], skip)) is not None:
+        skip.add((first.level, first.number))
+        found.append((first.level, first.number))
+    assert found == [(2, 0), (2, 1), (1, 0)]
+    assert all_of(waiting, 0, 1) == "abc"
 
 
 class BacklogMachine(RuleBasedStateMachine):
