@@ -331,7 +331,7 @@ class Task(LazyFuture):
 
     def _refuse(self, error: BaseException, function: Any) -> None:
         """The call could not be pickled."""
-        self._resolve(False, explain_pickling(error, function, None))
+        self._resolve(False, explain_pickling(error, function, None, self.name))
 
     def _forget_call(self) -> None:
         """It is on its way, or never will be."""

@@ -21,6 +21,7 @@ from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import psutil
 import pytest
 from gates import Gates
@@ -29,6 +30,9 @@ import mpsteal
 from mpsteal._engine import loop as engine_loop
 
 Open = Callable[..., mpsteal.Pool]
+
+hypothesis.settings.register_profile("no alarm of its own", deadline=None)  # 0.2 s an example, on whatever machine
+hypothesis.settings.load_profile("no alarm of its own")
 
 SETTLE_S = 5.0
 """How long what a test started may take to go. Only a test that fails spends it."""

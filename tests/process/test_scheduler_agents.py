@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -496,6 +497,7 @@ class TestFailureOfAnAgent:
         path = str(tmp_path / "noted")
         task = scheduler.submit_task(Task("again", fn=die_the_first_time, args=(path,), retries=1))
         assert task.result(ALARM_S) == 2
+        assert task.started_at is not None and task.retries == 1
         assert len(lines(path)) == 2
         assert len(told(caplog, "it runs again (0 more tries)")) == 1
         metrics = check_at_rest(scheduler)
@@ -608,6 +610,77 @@ class TestFailureOfAnAgent:
         scheduler = open_scheduler(*agents(2), method=start_method, initializer=tasks.note_start, initargs=(noted,))
         wait_ready(scheduler)
         assert sorted(map(int, lines(noted))) == sorted(agent.pid or 0 for agent in scheduler.agents.values())
+
+
+class TestRegisteredOnce:
+    def test_by_several_threads(self, open_scheduler: Open) -> None:
+        scheduler = open_scheduler()
+        for n in range(4):
+            agent, start, refused = Agent(f"a{n}"), threading.Barrier(4), []
+
+            def register(agent: Agent = agent, start: Any = start, refused: list[Any] = refused) -> None:
+                start.wait()
+                try:
+                    scheduler.register_agent(agent)
+                except ValueError as error:
+                    refused.append(error)
+
+            threads = [threading.Thread(target=register) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(refused) == 3
+            assert scheduler.get_metrics()["agents"]["registered"] == n + 1
+        check_at_rest(scheduler)
+
+    def test_with_one_scheduler_of_two_that_have_not_started(self) -> None:
+        one, two, agent = WorkStealingScheduler(), WorkStealingScheduler(), Agent("a")
+        one.register_agent(agent)
+        for scheduler in (one, two):
+            with pytest.raises(ValueError, match="registered already"):
+                scheduler.register_agent(agent)
+        assert agent.state == "new"
+
+    def test_one_that_was_refused_may_come_again(self, open_scheduler: Open) -> None:
+        scheduler = open_scheduler(Agent("a"), agents__max_agents=1)
+        agent = Agent("b")
+        for _ in range(2):
+            with pytest.raises(ValueError, match="allows no more"):
+                scheduler.register_agent(agent)
+        scheduler.remove_agent("a")
+        wait_gone_for_good(scheduler, 0)
+        scheduler.register_agent(agent)
+        assert scheduler.submit_task(Task("t", fn=tasks.my_pid)).result(ALARM_S) == agent.pid
+
+
+def test_none_that_leaves_is_lost_sight_of(open_scheduler: Open, gates: Gates) -> None:
+    """Others look at all agents while some are removed."""
+    scheduler = open_scheduler(*agents(8, "x"))
+    gate, stop = gates("held"), threading.Event()
+    hold(scheduler, gate, ("x",), count=8)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    looking = [threading.Thread(target=_look_until, args=(scheduler, stop)) for _ in range(3)]
+    try:
+        for thread in looking:
+            thread.start()
+        for name in list(scheduler.agents):
+            scheduler.remove_agent(name)
+    finally:
+        stop.set()
+        for thread in looking:
+            thread.join()
+        sys.setswitchinterval(before)
+    assert not scheduler.agents and scheduler.get_metrics()["agents"]["registered"] == 8
+    assert scheduler.get_metrics()["tasks"]["running"] == 8
+    gate.open()
+    wait_gone_for_good(scheduler, 0)
+
+
+def _look_until(scheduler: WorkStealingScheduler, stop: threading.Event) -> None:
+    while not stop.is_set():
+        scheduler._all_agents()
 
 
 class TestFailureWithoutReplacement:

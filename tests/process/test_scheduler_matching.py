@@ -321,6 +321,13 @@ class TestNoAgentCanRunIt:
         assert told(caplog, "no agent can run") == []
 
 
+@pytest.mark.parametrize("priority", [3, 5])
+def test_a_task_that_asks_for_nothing_runs_anywhere(open_scheduler: Open, priority: int) -> None:
+    scheduler = open_scheduler(Agent("a"), matching__normal=["fallback"], matching__protected=["best_fit"])
+    assert scheduler.submit_task(Task("t", priority=priority, fn=tasks.double, args=(1,))).result(60) == 2
+    check_at_rest(scheduler)
+
+
 def test_a_task_that_starts_while_it_is_counted_counts(
     open_scheduler: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch
 ) -> None:

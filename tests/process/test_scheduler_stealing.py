@@ -384,6 +384,23 @@ class TestRequestWork:
         gate.open()
         check_at_rest(scheduler)
 
+    def test_what_could_not_be_had_is_told(
+        self, open_scheduler: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scheduler = open_scheduler(Agent("a"), strategy="push")
+        gate = gates("held")
+        hold(scheduler, gate)
+        fill(scheduler, gate, 4)
+        scheduler.register_agent(Agent("b"))
+        wait_until(lambda: scheduler.agents["b"].state == "idle", "the new one at rest")
+        with monkeypatch.context() as patch:
+            patch.setattr(scheduler._engine.deques, "take_back", lambda *_, **__: None)  # as if its lock were busy
+            report = scheduler.request_work("b")
+        assert (report.moved, report.failed) == (0, 3)
+        assert scheduler.get_metrics()["migrations"]["failed"] == 3
+        gate.open()
+        check_at_rest(scheduler)
+
     def test_only_what_it_can_run(self, open_scheduler: Open, gates: Gates) -> None:
         scheduler = open_scheduler(
             Agent("a", ["x", "y"]), Agent("b", ["y"]), strategy="push", balancing__severe_ratio=1000.0

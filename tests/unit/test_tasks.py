@@ -89,6 +89,10 @@ def test_deadline_may_be_a_point_in_time() -> None:
     assert abs(relative._terms.deadline_ns - absolute._terms.deadline_ns) < 5e9
 
 
+def test_the_shortest_limit_is_one() -> None:
+    assert Task("t", timeout=1e-10)._terms.timeout_ns == 1
+
+
 def test_task_that_was_not_submitted_is_not_waited_for() -> None:
     task = Task("t")
     assert (task.state, task.done(), task.running(), task.cancel()) == ("created", False, False, False)
