@@ -1,11 +1,12 @@
 """`WorkStealingMetrics`: what a scheduler has done and is doing, as plain data.
 
     engine thread --counts, waits, run times-->  .---------.
-    sampler thread --CPU, memory, utilisation--> | metrics | --snapshot()--> a dict, ready for JSON
-    shared memory --steals, queues, states-----> '---------'
+    sampler thread --CPU, memory, utilisation--> | metrics | --counters()--> get_metrics() (`_overview.py`), which adds
+                                                 '---------'                 what shared memory tells: steals, queues
 
-Counters and histograms are written by the engine's thread, samples by the sampler's; any thread reads, without a lock.
-Each is right, and two of them may be some tasks apart while work flows: what is settled together is counted first.
+Counters and histograms are written by the engine's thread, samples by the sampler's (the engine forgets those of an
+agent that left); any thread reads, without a lock. Each is right, and two of them may be some tasks apart while work
+flows: what is settled together is counted first.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class WorkStealingMetrics:
         runs: from start to end.
         samples: the last of each agent, by id.
         throughput_per_s: tasks finished per second, between the last two samples.
+        sampled_at, started_at, stopped_at: seconds since the epoch; 0.0: not yet.
     """
 
     succeeded: int = 0

@@ -39,7 +39,7 @@ from ._engine.loop import Engine
 from ._engine.records import AgentLook
 from ._engine.schedule import LEVELS, LEVELS_PER_PRIORITY, Scheduling
 from ._engine.terms import NO_TERMS
-from ._engine.urgent import GROUP_SHIFT, URGENT
+from ._engine.urgent import URGENT
 from ._overview import overview
 from .agents import Agent
 from .config import Config, load_config
@@ -420,19 +420,12 @@ class WorkStealingScheduler:
         priority and skills."""
         check_priority(task.priority)  # they may have been set since the task was made
         skills = task.skill_requirements = skill_set("skill_requirements", task.skill_requirements)
-        classes = self._dispatcher.classes
-        protected = task.priority >= self.config.order.protected_from
-        number = classes.numbers[protected].get(skills)
-        if number is None:
-            number = self._engine.call(lambda: classes.number_of(skills, protected=protected))
-        place: int = LEVELS_PER_PRIORITY * (task.priority - 1) << GROUP_SHIFT | number
-        if protected:
-            place |= URGENT
-        if self._refuses_unmatched:  # agents come and go: looked at each time
-            if number in classes.nobody:
-                self._engine.call(partial(classes.check_matched, number, task.name))
-        else:
-            self._places[task.priority][skills] = place
+        place_of = partial(self._dispatcher.place_of, task.priority, skills)
+        if self._refuses_unmatched:  # agents come and go: asked each time
+            return self._engine.call(partial(place_of, refused=task.name))  # type: ignore[no-any-return]
+        known = self._dispatcher.known_place_of(task.priority, skills)
+        place: int = self._engine.call(place_of) if known is None else known
+        self._places[task.priority][skills] = place
         return place
 
     def _check_deadline(self, task: Task) -> None:

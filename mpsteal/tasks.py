@@ -3,7 +3,7 @@
 A task is one object from its making to its end: what to run and on whom, then the future for its result, and what the
 engine carries around. A handle beside it would double what a pending task costs, in time and in memory. What few tasks
 have (terms, links to others) is apart, since the garbage collector looks at every slot of every pending task again and
-again: 44 slots a task cost it 0.93 us, 22 cost 0.56 us (Python 3.11).
+again: objects with 44 slots cost it 0.93 us each, with 22 slots 0.56 us (100,000 at once, Python 3.11).
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ logger = logging.getLogger("mpsteal")
 
 CLASSES = 4096
 """Different sets of skills of one scheduler, at most (8 bytes of shared memory each for 62 agents). Tasks with further
-ones are refused: fewer refuse programs that make up skills, more cost memory."""
+ones are refused: fewer refuse programs that make up skills, more cost memory, and time as agents come and go (20 us
+each with 64 slots)."""
 
 
 class Classes:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mpsteal")
 
 LOOK_S = 0.02
-"""Time between two looks at who has started what, while tasks with a limit are unfinished: a limit is noticed late by
-so much at most; shorter costs wakes."""
+"""Time between two looks at who has started what, while tasks with a limit wait for their start: a limit is noticed
+late by so much at most; shorter costs wakes. When all of them run, the next look is when the first is over."""
 
 HEAP_SLACK = 64
 """Finished tasks that the heap of deadlines may hold beyond as many as are unfinished: fewer rebuild it often, more
 keep arguments and results of tasks that are over."""
+
+NEVER = float("inf")
 
 RETRY_S = 0.001
 """Next try when the agent's lock was busy."""
@@ -50,6 +52,7 @@ class Limits:
         terms = task._terms
         if terms.timeout_ns:
             self.limited += 1
+            self._look_at = 0.0
         if terms.deadline_ns:
             heapq.heappush(self._deadlines, (terms.deadline_ns, task.id, task))
             self.with_deadline += 1
@@ -101,8 +104,8 @@ class Limits:
     def _check_starts(self, now: float) -> None:
         scheduling = self._scheduling
         words, layout = scheduling.words, scheduling.segment.layout
-        self._look_at = now + LOOK_S
         now_ns = time.monotonic_ns()
+        running, look_at = 0, NEVER
         for slot in scheduling.slots:
             base = layout.agent(slot)
             chunk = words[base + L.CLAIM]
@@ -113,12 +116,19 @@ class Limits:
             if seen is None or seen[0] != chunk:
                 seen = self._seen_start[slot] = (chunk, now_ns)
             # STARTED_NS is that of this chunk once it is loaded; before, the clock starts when we see the claim.
-            started = words[base + L.STARTED_NS] if words[base + L.LOADED] == chunk else seen[1]
+            started = seen[1]
+            if words[base + L.LOADED] == chunk:
+                started = words[base + L.STARTED_NS]
+                running += 1
             due_ns = started + task._terms.timeout_ns
             if due_ns > now_ns:
-                self._look_at = min(self._look_at, now + (due_ns - now_ns) / 1e9)
+                look_at = min(look_at, now + (due_ns - now_ns) / 1e9)
             elif not self._end(slot, chunk):
-                self._look_at = now + RETRY_S
+                look_at = min(look_at, now + RETRY_S)
+        # Nobody tells when one of the others starts; when an agent dies, one of these may have to wait again.
+        if running != self.limited or look_at == NEVER:
+            look_at = min(look_at, now + LOOK_S)
+        self._look_at = look_at
 
     def _end(self, slot: int, chunk: int) -> bool:
         """Kill the agent if it still runs that chunk. False: come again.
@@ -140,7 +150,8 @@ class Limits:
         locks.unlock(slot)
         return True
 
-    def settled(self, slot: int) -> bool:
+    def death_settled(self, slot: int) -> bool:
         """The death of an agent is settled; whether it was ended for a limit."""
         self._seen_start.pop(slot, None)
+        self._look_at = 0.0
         return self.ending.pop(slot, None) is not None

@@ -68,8 +68,9 @@ nothing, too long holds up a signal handler that joins."""
 class Engine:
     """What the front doors know (D13).
 
-    `submit`, `cancel`, `close`, `terminate`, `join`, `status`; `pending`, `asleep` and `wake` for who spells `submit`
-    out; `waiting`, `set_pace` and `polled` for who waits.
+    `submit`, `cancel`, `close`, `terminate`, `join`, `status`; `pending`, `asleep`, `wake` and `late` for who spells
+    `submit` out; `waiting`, `set_pace` and `polled` for who waits; `callbacks` for their code; `at_exit`. The scheduler
+    calls its dispatcher through `call`, in the engine's thread.
     """
 
     def __init__(

@@ -110,7 +110,7 @@ class Roster:
     def gone(self, slot: int, *, for_good: bool, is_end: bool = False) -> None:
         """See `Dispatcher.gone`: others get its queue, unless only one task's time was over."""
         scheduling = self._scheduling
-        ended_for_limit = scheduling.limits.settled(slot)
+        ended_for_limit = scheduling.limits.death_settled(slot)
         scheduling.urgent.changed = True
         if for_good or is_end:
             self.why_ended.pop(slot, None)

@@ -7,7 +7,8 @@
 
 It stands where a Pool has its `Dispatcher`, under the same engine: one queue, one process model. Engine thread only.
 What it decides comes from `_policy`; here is what has to be done for it. Beside it: `classes.py` (skills), `roster.py`
-(agents), `dependents.py`, `urgent.py`, `limits.py` (time), `balance.py` (moves between agents).
+(agents), `dependents.py`, `urgent.py` (what is held), `limits.py` (time), `balance.py` (moves between agents),
+`collect_tasks.py` (results), `records.py` and `terms.py` (data), `validate_tasks.py` (invariants).
 
 Urgent are the protected (from `order.protected_from` on) and tasks with a deadline. A priority p has two levels:
 2(p - 1) for plain tasks, one more for urgent ones.
@@ -38,7 +39,7 @@ from .limits import Limits
 from .records import Ended
 from .roster import MOVE_RETRY_S, Roster
 from .terms import NO_TERMS
-from .urgent import GROUP_SHIFT, Urgent
+from .urgent import GROUP_SHIFT, URGENT, Urgent
 from .validate_tasks import validate_tasks
 
 logger = logging.getLogger("mpsteal")
@@ -101,6 +102,30 @@ class Scheduling(Dispatcher):
         self.crew, self.collector = engine.crew, engine.collector
         self.pages.must_stay = lambda task: task._terms.tries_left > 0
         self.classes.number_of(frozenset(), protected=False)
+
+    def place_of(self, priority: int, skills: frozenset[str], *, refused: str | None = None) -> int:
+        """The level and class of tasks without a deadline, as `_group`; a deadline adds `URGENT`.
+
+        Args:
+            refused: the name of a task that is refused (UnmatchedTaskError) if no agent can run it; None: it may wait.
+
+        Raises ValueError when there are too many sets of skills.
+        """
+        number = self.classes.number_of(skills, protected=priority >= self.rules.order.protected_from)
+        if refused is not None:
+            self.classes.check_matched(number, refused)
+        place = self.known_place_of(priority, skills)
+        assert place is not None
+        return place
+
+    def known_place_of(self, priority: int, skills: frozenset[str]) -> int | None:
+        """The same in any thread; None: these skills are new."""
+        protected = priority >= self.rules.order.protected_from
+        number = self.classes.numbers[protected].get(skills)
+        if number is None:
+            return None
+        place = LEVELS_PER_PRIORITY * (priority - 1) << GROUP_SHIFT | number
+        return place | URGENT if protected else place
 
     # -- taking in ------------------------------------------------------------------------------------------------
 

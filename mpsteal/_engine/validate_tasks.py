@@ -40,14 +40,16 @@ def _check_places(scheduling: Scheduling) -> None:
     numbered = _numbered(scheduling)
     carried = [] if scheduling._carry is None else [scheduling._carry[3]]
     places = [id(task) for task in chain(scheduling.pending, unmatched, waiting, numbered, carried)]
-    assert len(places) == len(set(places)), "S1 a task is in two places"
-    lost = [t for t in scheduling.unfinished.values() if id(t) not in set(places)]
+    known = set(places)
+    assert len(places) == len(known), "S1 a task is in two places"
+    lost = [t for t in scheduling.unfinished.values() if id(t) not in known]
     assert not lost, f"S1 tasks are in no place: {lost[:5]}"
     for task in numbered:
         assert task._links is None or not task._links.waits, f"S2 {task!r} waits for others, and has a number"
     for number, tasks in scheduling.unmatched.items():
         has_agents = tasks and scheduling.classes.has_agents(number)
         assert not has_agents, f"S2 class {number} has agents, and tasks that wait for one"
+        assert not any(task._assigned_ns or task._agent for task in tasks), f"S2 unmatched, and with an agent: {number}"
 
 
 def _check_ranges(scheduling: Scheduling) -> None:
