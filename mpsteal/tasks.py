@@ -119,10 +119,6 @@ class Task(LazyFuture):
     _ready_ns: int
     """Set when it is submitted."""
 
-    _done = False
-    _callbacks = ()
-    """What the collector looks at in a Pool's results: here it always goes by `_resolve`."""
-
     def __init__(
         self,
         name: str,

@@ -135,7 +135,7 @@ def _check_sinks(engine: Engine) -> set[int]:
                 per_job[sink[0]] += 1
                 handles[(id(sink[0]), sink[1])] += 1
             else:
-                is_over = getattr(sink, "_is_finished", sink._done)  # a scheduler's task, or a handle
+                is_over = sink._is_finished if hasattr(sink, "_is_finished") else sink._done  # a task, or a handle
                 assert not is_over, f"I2 chunk {page.first + i} is in flight and its handle is resolved"
                 handles[id(sink)] += 1
     for chunk, sink in dispatcher.pages.adrift.items():
