@@ -152,11 +152,13 @@ class TaskTimeoutError(MpstealError, TimeoutError):
         return f"task {self.task!r} ran for longer than its {self.timeout_s:g} s; its agent was ended with it"
 
 
-def why_unmatched(missing: frozenset[str], needs_names: bool) -> str:
-    """Why no agent can run a task, in words."""
+def why_unmatched(missing: frozenset[str], needs_names: bool, meant: tuple[str, ...] = ()) -> str:
+    """Why no agent can run a task, in words; the arguments are as in `UnmatchedTaskError`."""
     if not missing:
         return "no agent is registered"
     hint = "; its priority is protected, and wants every skill by name (matching.protected)" if needs_names else ""
+    if meant:
+        hint = f" (did you mean {', '.join(meant)}?){hint}"
     return f"the nearest agent lacks: {', '.join(sorted(missing))}{hint}"
 
 
@@ -167,14 +169,21 @@ class UnmatchedTaskError(MpstealError):
         task: its name.
         missing: skills that the nearest agent lacks; none where there is no agent.
         needs_names: whether an agent with the wildcard would do if the task's priority were not protected.
+        meant: skills that agents have and that look like one of the missing.
     """
 
-    def __init__(self, task: str, missing: frozenset[str] | set[str], needs_names: bool = False) -> None:
-        super().__init__(task, missing, needs_names)
-        self.task, self.missing, self.needs_names = task, frozenset(missing), needs_names
+    def __init__(
+        self,
+        task: str,
+        missing: frozenset[str] | set[str],
+        needs_names: bool = False,
+        meant: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(task, missing, needs_names, meant)
+        self.task, self.missing, self.needs_names, self.meant = task, frozenset(missing), needs_names, meant
 
     def __str__(self) -> str:
-        return f"no agent can run task {self.task!r}: {why_unmatched(self.missing, self.needs_names)}"
+        return f"no agent can run task {self.task!r}: {why_unmatched(self.missing, self.needs_names, self.meant)}"
 
 
 class DeadlineWarning(UserWarning):

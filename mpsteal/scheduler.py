@@ -176,7 +176,8 @@ class WorkStealingScheduler:
 
         Args:
             drain: finish what was submitted first. Tasks that no agent can run get `UnmatchedTaskError`. Without it
-                pending tasks get `PoolTerminatedError`, and running ones are ended.
+                pending tasks get `PoolTerminatedError`, and running ones are ended. Where the wait is interrupted (by
+                Ctrl-C, say), work goes on; `stop(drain=False)` ends it, as `with` does then.
         """
         if self._state in ("new", "stopped"):
             self._state = "stopped"
@@ -204,7 +205,11 @@ class WorkStealingScheduler:
         return self.start()
 
     def __exit__(self, *exc_info: object) -> None:
-        self.stop(drain=exc_info[0] is None)
+        try:
+            self.stop(drain=exc_info[0] is None)
+        except BaseException:  # Ctrl-C, while it waited for the tasks to end
+            self.stop(drain=False)
+            raise
 
     def __repr__(self) -> str:
         return f"<WorkStealingScheduler {self._state}, {len(self._agents)} agents, {len(self._tasks)} tasks>"
@@ -268,8 +273,10 @@ class WorkStealingScheduler:
 
     def _register(self, agent: Agent) -> None:
         """Engine thread."""
-        if self._agents.setdefault(agent.agent_id, agent) is not agent:
-            raise ValueError(f"there is an agent {agent.agent_id!r} already")
+        before = self._agents.setdefault(agent.agent_id, agent)
+        if before is not agent:
+            hint = "" if self._is_there(before) else ", though it is gone: remove_agent() it first"
+            raise ValueError(f"there is an agent {agent.agent_id!r} already{hint}")
         try:
             agent._slot, agent._registration = self._dispatcher.roster.add(agent.agent_id, agent.capabilities)
         except BaseException:
@@ -395,25 +402,25 @@ class WorkStealingScheduler:
             raise TypeError(f"a Task is wanted, not {task!r}; submit_tasks takes many")
         if task._home is not None:
             raise ValueError(f"{task!r} was submitted before; a task runs once")
+        task._home = self  # at once: of two threads that submit it one is refused
         try:
-            place = self._places[task.priority][task.skill_requirements]
-        except (KeyError, TypeError):
-            place = self._find_place(task)
-        links, terms = task._links, task._terms
-        if links is not None:
-            links.waits_for = find_dependencies(task, group or {}, self, self._dispatcher)
-        task._home, task._function = self, task.fn or reached
-        task._args, task._kwds = task.args, task.kwargs
-        task._group, task._ready_ns = place, time.monotonic_ns()
-        if terms is not NO_TERMS:
-            terms.submitted(task._ready_ns)
-            if terms.deadline is not None:
-                task._group = place | URGENT
-                try:
+            try:
+                place = self._places[task.priority][task.skill_requirements]
+            except (KeyError, TypeError):
+                place = self._find_place(task)
+            links, terms = task._links, task._terms
+            if links is not None:
+                links.waits_for = find_dependencies(task, group or {}, self, self._dispatcher)
+            task._function, task._args, task._kwds = task.fn or reached, task.args, task.kwargs
+            task._group, task._ready_ns = place, time.monotonic_ns()
+            if terms is not NO_TERMS:
+                terms.submitted(task._ready_ns)
+                if terms.deadline is not None:
+                    task._group = place | URGENT
                     self._check_deadline(task)
-                except BaseException:  # where warnings are errors: it is not submitted
-                    task._home = None
-                    raise
+        except BaseException:  # it is not submitted; a warning may be an error, too
+            task._home = None
+            raise
 
     def _find_place(self, task: Task) -> int:
         """The level and class of a task without a deadline, as the engine's `_group`. Kept for the next of that
@@ -442,9 +449,14 @@ class WorkStealingScheduler:
 
         Raises KeyError for an id that is not that of an unfinished task.
         """
-        if not isinstance(task, (int, Task)):
+        if isinstance(task, Task):
+            return task.cancel()
+        if not isinstance(task, int):
             raise TypeError(f"a Task or the id of one is wanted, not {task!r}")
-        return (self._tasks[task] if isinstance(task, int) else task).cancel()
+        found = self._tasks.get(task)
+        if found is None:
+            raise KeyError(f"there is no unfinished task {task}")
+        return found.cancel()
 
     def wait_all(self, timeout: float | None = None) -> bool:
         """Wait until every task that was submitted before this call is over.

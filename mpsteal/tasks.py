@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from inspect import CO_COROUTINE
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 from ._engine.dispatch import explain_pickling
-from ._engine.future import CANCELLED, PENDING, LazyFuture
+from ._engine.future import CANCELLED, FINISHED, PENDING, LazyFuture
 from ._engine.terms import NO_TERMS, Links, Terms
 from .errors import TaskCancelledError
 
@@ -136,8 +139,13 @@ class Task(LazyFuture):
     ) -> None:
         if type(priority) is not int or not LOWEST <= priority <= HIGHEST:
             check_priority(priority)
-        if fn is not None and not callable(fn):
-            raise TypeError(f"fn must be a callable or None, not {fn!r}")
+        if fn is not None:
+            if not callable(fn):
+                raise TypeError(f"fn must be a callable or None, not {fn!r}")
+            if type(fn) is FunctionType and fn.__code__.co_flags & CO_COROUTINE:
+                raise TypeError(
+                    f"fn must not be a coroutine function ({fn!r}); give one that wraps it: asyncio.run(...)"
+                )
         if type(name) is not str:
             raise TypeError(f"name must be a word, not {name!r}; the function goes to fn=")
         if type(args) is not tuple:
@@ -147,7 +155,7 @@ class Task(LazyFuture):
             if isinstance(value, Task):
                 links = links or Links()
         if kwargs:
-            kwargs = dict(kwargs)
+            kwargs = _mapping("kwargs", kwargs)
             if any(isinstance(value, Task) for value in kwargs.values()):
                 links = links or Links()
         else:
@@ -219,6 +227,8 @@ class Task(LazyFuture):
         if self._is_finished:
             if self._exception is None:
                 return "done"
+            if self._state == FINISHED:
+                return "failed"
             return "cancelled" if isinstance(self._exception, TaskCancelledError) else "failed"
         if home is None:
             return "created"
@@ -294,6 +304,10 @@ class Task(LazyFuture):
             return
         if home is None:
             raise RuntimeError(f"{self!r} was not submitted")
+        if threading.current_thread() is home._engine.thread:
+            raise RuntimeError(
+                f"{self!r} cannot be waited for in the scheduler's own thread, which would have to end it"
+            )
         if home._state == "foreign":
             raise RuntimeError(f"{self!r} belongs to the process that submitted it, and ends there")
 
@@ -335,7 +349,14 @@ class Task(LazyFuture):
 
 
 _NONE: frozenset[str] = frozenset()
-_NO_KWARGS: dict[str, Any] = {}
+_NO_KWARGS: Mapping[str, Any] = MappingProxyType({})  # shared: nobody may write to it
+
+
+def _mapping(what: str, values: Any) -> dict[str, Any]:
+    try:
+        return dict(values)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} must be a mapping of names to values, not {values!r}") from None
 
 
 def check_priority(priority: object) -> None:

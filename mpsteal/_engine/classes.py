@@ -6,6 +6,7 @@ skills (plain | protected) --> number --> placement: which agents, in what order
 
 from __future__ import annotations
 
+import difflib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,9 @@ class Classes:
 
     def missing(self, number: int) -> frozenset[str]:
         """Skills of a class that the nearest agent lacks; none when there is no agent at all."""
-        return self.placement.missing(number) if self._scheduling.roster.records else frozenset()
+        scheduling = self._scheduling
+        is_anyone = any(slot not in scheduling.crew.leaving for slot in scheduling.roster.records)
+        return self.placement.missing(number) if is_anyone else frozenset()
 
     def needs_names(self, number: int) -> bool:
         """Whether agents with the wildcard are there and do not help: a protected class may want skills by name."""
@@ -109,12 +112,21 @@ class Classes:
     def check_matched(self, number: int, name: str) -> None:
         """Raise UnmatchedTaskError if no agent can run tasks of this class; `name` is the task's."""
         if not self.has_agents(number):
-            raise UnmatchedTaskError(name, self.missing(number), self.needs_names(number))
+            raise self.unmatched(number, name)
 
     def tell_unmatched(self, number: int, task: Any) -> None:
         """Once per class, until an agent comes: nobody can run this."""
         if number in self._told:
             return
         self._told.add(number)
-        why = why_unmatched(self.missing(number), self.needs_names(number))
+        error = self.unmatched(number, task.name)
+        why = why_unmatched(error.missing, error.needs_names, error.meant)
         logger.warning("mpsteal: no agent can run task %d (%r), so it waits; %s", task.id, task.name, why)
+
+    def unmatched(self, number: int, name: str) -> UnmatchedTaskError:
+        """What a task of this class gets when no agent can run it, and none will come."""
+        missing = self.missing(number)
+        known = {skill for record in self._scheduling.roster.records.values() for skill in record.capabilities}
+        near = (difflib.get_close_matches(skill, known - missing, 1) for skill in sorted(missing))
+        meant = tuple(word for words in near for word in words)
+        return UnmatchedTaskError(name, missing, self.needs_names(number), meant)

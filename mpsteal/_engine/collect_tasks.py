@@ -103,7 +103,7 @@ class TaskCollector(Collector):
                     over.append(sink)
                 else:
                     self.noted = (slot, began, run) if began else NOT_NOTED
-                    sink._resolve(ok, value)
+                    sink._resolve(ok, value, ran=True)
                 began = 0
         finally:
             if over:

@@ -28,6 +28,13 @@ that it does not know for pending."""
 
 _ENDED = (FINISHED, CANCELLED)
 
+LOCK_WAIT_S, IMPATIENT_S = 1.0, 0.001
+"""How long the engine waits for a lock that a waiting thread holds, which takes microseconds, or some milliseconds
+where that thread has lost its core: at first, and once one did not come. Shorter: threads are started for nothing;
+longer: all tasks wait with it."""
+
+_patience_s = [LOCK_WAIT_S]
+
 
 class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anything
     """A future that an engine resolves. Who makes one sets `_state`, `_result`, `_exception` and `_watch` (by
@@ -84,23 +91,33 @@ class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anythin
         self._check_waitable()
         return super().exception(timeout)
 
+    def set_result(self, result: Any) -> None:  # noqa: ARG002 - a `Future`'s signature
+        """Not for users: RuntimeError."""
+        raise RuntimeError(f"{self!r} gets its result from the agent that runs it")
+
+    def set_exception(self, exception: BaseException | None) -> None:  # noqa: ARG002 - a `Future`'s signature
+        """Not for users: RuntimeError."""
+        raise RuntimeError(f"{self!r} gets its exception from the agent that runs it")
+
     # -- what `concurrent.futures` looks at ---------------------------------------------------------------------------
 
     @property
     def _condition(self) -> Any:  # type: ignore[override]
-        # Once given out while it was pending, it stays the same: who has acquired it asks again to release it.
+        # Once given out while it was pending, it stays the same: who has acquired it asks again to release it. The
+        # state is looked at first: once it has ended, `_watch` does not change any more.
+        state = self._state
         if (watch := self._watch) is not None:
             return watch
-        if self._state in _ENDED:
+        if state in _ENDED:
             return _NOTHING_TO_GUARD
         key = id(self)
         watch = _watches.get(key) or _watches.setdefault(key, _Watch(self))
         if self._state in (PENDING, OVER):
             return watch
-        while (found := self._watch) is None and self._state not in _ENDED:
+        while self._watch is None and self._state not in _ENDED:
             time.sleep(0)  # the engine is between two lines of `_resolve`, and waits for nobody there
         _watches.pop(key, None)  # ours came too late, for whoever looked
-        return _NOTHING_TO_GUARD if found is None else found
+        return _NOTHING_TO_GUARD if self._watch is None else self._watch
 
     def _watched(self) -> _Watch | None:
         """For those who hold the lock that `_condition` gave them."""
@@ -127,8 +144,11 @@ class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anythin
         """Whether it is known how it ends."""
         return self._state is not PENDING
 
-    def _resolve(self, ok: bool, value: Any) -> None:
-        """It is over: store the outcome, and wake who waits for it. Once: who comes second changes nothing."""
+    def _resolve(self, ok: bool, value: Any, *, ran: bool = False) -> None:
+        """It is over: store the outcome, and wake who waits for it. Once: who comes second changes nothing.
+
+        `ran`: the call gave this; so it was not cancelled, even if it raised our own error for that.
+        """
         if self._state is not PENDING:
             return
         end = FINISHED
@@ -136,7 +156,7 @@ class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anythin
             self._result = value
         else:
             self._exception = value
-            if isinstance(value, TaskCancelledError):
+            if not ran and isinstance(value, TaskCancelledError):
                 end = CANCELLED
         self._state = OVER  # after the outcome, which others look at then
         try:
@@ -150,19 +170,42 @@ class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anythin
         self._settled()
 
     def _settle_watched(self, watch: _Watch, end: str) -> None:
-        """The middle of `_resolve` where somebody has looked, as a `Future` does it."""
+        """The middle of `_resolve` where somebody has looked, as a `Future` does it.
+
+        Users' threads hold that lock for moments only, but one that was interrupted there (Ctrl-C in the middle of
+        `concurrent.futures.wait`) may keep it for ever, or until a signal handler has got what it waits for. The engine
+        does not wait for such a one: a thread of its own does.
+        """
         self._watch = watch
         _watches.pop(id(self), None)
-        with watch:
+        if watch.acquire(timeout=_patience_s[0]):
+            try:
+                self._wake(watch, end)
+            finally:
+                watch.release()
+            if watch.callbacks:
+                self._call_back()
+            return
+        _patience_s[0] = IMPATIENT_S
+        try:
+            threading.Thread(target=self._settle_late, args=(watch, end), name="mpsteal-late", daemon=True).start()
+        except RuntimeError:  # no threads any more: the interpreter ends
             self._state = end
-            for waiter in watch.waiters:
-                if end != FINISHED:
-                    waiter.add_cancelled(self)
-                elif self._exception is None:
-                    waiter.add_result(self)
-                else:
-                    waiter.add_exception(self)
-            watch.notify_all()
+
+    def _wake(self, watch: _Watch, end: str) -> None:
+        self._state = end
+        for waiter in watch.waiters:
+            if end != FINISHED:
+                waiter.add_cancelled(self)
+            elif self._exception is None:
+                waiter.add_result(self)
+            else:
+                waiter.add_exception(self)
+        watch.notify_all()
+
+    def _settle_late(self, watch: _Watch, end: str) -> None:
+        with watch:
+            self._wake(watch, end)
         if watch.callbacks:
             self._call_back()
 
@@ -189,7 +232,8 @@ class _Watch(threading.Condition):
         self.callbacks: list[Any] = []
         # One that is never resolved, nor even submitted, leaves nothing behind.
         key = id(future)
-        self._gone = weakref.ref(future, lambda _: _watches.pop(key, None))
+        forget = _watches.pop  # the name may be gone when the interpreter ends
+        self._gone = weakref.ref(future, lambda _: forget(key, None))
 
 
 _watches: dict[int, _Watch] = {}

@@ -504,9 +504,10 @@ class Engine:
             # Pickling runs user code, which may take its time, or wait for one whom this result lets go on.
             self.collector.wake()
         self._stuck = not self.dispatcher.flush()
+        is_full = self._stuck and not self.dispatcher.pages.live  # before others free some
         if self._balancing is not None:
             self.dispatcher.turn(now)
-        if self._stuck and not self.dispatcher.pages.live:
+        if is_full:
             # Nothing has a page whose end could make room.
             full = SegmentFullError("no memory for a page of tasks: the device of the segment is full")
             self.dispatcher.fail_unsent(full)

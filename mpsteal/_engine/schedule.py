@@ -28,7 +28,7 @@ from typing import Any
 from .._policy.order import Aging
 from .._policy.rules import Rules
 from .._queue import layout as L
-from ..errors import AgentDiedError, TaskCancelledError, TaskTimeoutError, UnmatchedTaskError
+from ..errors import AgentDiedError, TaskCancelledError, TaskTimeoutError
 from .balance import Balancer
 from .classes import Classes
 from .collect_tasks import NOT_NOTED
@@ -100,6 +100,7 @@ class Scheduling(Dispatcher):
     def attach(self, engine: Any) -> None:
         """See `Dispatcher.attach`."""
         self.crew, self.collector = engine.crew, engine.collector
+        self._engine = engine  # for tasks that are over, which know their dispatcher alone
         self.pages.must_stay = lambda task: task._terms.tries_left > 0
         self.classes.number_of(frozenset(), protected=False)
 
@@ -325,7 +326,7 @@ class Scheduling(Dispatcher):
             metrics.succeeded += 1
             self.ended.succeeded([task.id])
         else:
-            if isinstance(value, TaskCancelledError):
+            if slot < 0 and isinstance(value, TaskCancelledError):
                 metrics.cancelled += 1
             else:
                 metrics.failed += 1
@@ -391,7 +392,8 @@ class Scheduling(Dispatcher):
         terms.tries_left -= 1
         task._started_ns = 0
         self.metrics.retried += 1
-        logger.warning("mpsteal: %s; it runs again (%d more tries)", error, terms.tries_left)
+        tries = terms.retries + 1
+        logger.warning("mpsteal: %s; it runs again (try %d of %d)", error, tries - terms.tries_left, tries)
         self.place_again([chunk])
         return None
 
@@ -428,15 +430,13 @@ class Scheduling(Dispatcher):
         for number in list(self.stranded):
             chunks.setdefault(number, []).extend(self.stranded.pop(number))
         for number, waiting in chunks.items():
-            missing, needs_names = self.classes.missing(number), self.classes.needs_names(number)
             for chunk in waiting:
                 task = self.pages.sink_of(chunk)
                 if task is not None:
-                    self.collector.finish(chunk, False, UnmatchedTaskError(task.name, missing, needs_names))
+                    self.collector.finish(chunk, False, self.classes.unmatched(number, task.name))
         for number in list(self.unmatched):
-            missing, needs_names = self.classes.missing(number), self.classes.needs_names(number)
             for task in self.unmatched.pop(number):
-                task._resolve(False, UnmatchedTaskError(task.name, missing, needs_names))
+                task._resolve(False, self.classes.unmatched(number, task.name))
 
     # -- withdrawing ----------------------------------------------------------------------------------------------
 
@@ -491,7 +491,11 @@ class Scheduling(Dispatcher):
     def describe(self, chunk: int) -> str:
         """See `Dispatcher.describe`."""
         task = self.pages.sink_of(chunk)
-        return super().describe(chunk) if task is None else f"task {task.id} ({task.name!r})"
+        if task is None:
+            return super().describe(chunk)
+        terms = task._terms
+        tries = f", try {terms.retries + 1 - terms.tries_left} of {terms.retries + 1}" if terms.retries else ""
+        return f"task {task.id} ({task.name!r}{tries})"
 
     def fail_sent(self, error: BaseException) -> None:
         """See `Dispatcher.fail_sent`; and nothing is kept back any more."""

@@ -499,7 +499,7 @@ class TestFailureOfAnAgent:
         assert task.result(ALARM_S) == 2
         assert task.started_at is not None and task.retries == 1
         assert len(lines(path)) == 2
-        assert len(told(caplog, "it runs again (0 more tries)")) == 1
+        assert len(told(caplog, "it runs again (try 2 of 2)")) == 1
         metrics = check_at_rest(scheduler)
         assert (metrics["retried"], metrics["agent_deaths"], metrics["tasks"]["failed"]) == (1, 1, 0)
 

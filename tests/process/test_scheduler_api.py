@@ -45,7 +45,7 @@ from scheduler_tasks import (
 from waiting import ALARM_S, lines, program, wait_gone, wait_until
 
 import mpsteal
-from mpsteal import Agent, ConfigError, Task, TaskCancelledError, WorkStealingScheduler
+from mpsteal import Agent, ConfigError, PoolTerminatedError, Task, TaskCancelledError, WorkStealingScheduler
 from mpsteal._engine.future import _watches
 from mpsteal.config import Config, load_config
 
@@ -782,6 +782,25 @@ class TestWithoutStop:
         assert not thread.is_alive() and pid is not None
         wait_gone([pid])
         assert task.result() == pid and task.state == "done" and task.cancel() is False
+
+    def test_with_ends_it_when_the_wait_at_its_end_is_interrupted(
+        self, gates: Gates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gate = gates("held")
+
+        def interrupted() -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), WorkStealingScheduler() as scheduler:
+            scheduler.register_agent(Agent("a"))
+            (running, waits) = scheduler.submit_tasks(
+                [Task("t", fn=pass_and_pid, args=(gate,)), Task("t", fn=pass_and_pid, args=(gate,))]
+            )
+            gate.wait_arrived()
+            monkeypatch.setattr(scheduler._engine, "join", interrupted)
+        assert {type(task.exception(0)) for task in (running, waits)} == {PoolTerminatedError}
+        assert repr(scheduler).startswith("<WorkStealingScheduler stopped")
 
     @pytest.mark.parametrize("method", ["fork", "spawn"])
     def test_the_context_may_be_named(self, method: str) -> None:

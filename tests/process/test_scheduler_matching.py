@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 from collections.abc import Callable, Iterable
@@ -319,6 +320,32 @@ class TestNoAgentCanRunIt:
         made = [scheduler.submit_task(Task("t", ["x"], 1 + i % 5, fn=tasks.double, args=(i,))) for i in range(10)]
         assert [task.result(ALARM_S) for task in made] == list(range(0, 20, 2))
         assert told(caplog, "no agent can run") == []
+
+
+def test_a_misspelt_skill_is_named_beside_the_one_that_may_be_meant(
+    open_scheduler: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler = open_scheduler(Agent("a", ["image", "text"]))
+    task = scheduler.submit_task(Task("t", ["imgae"]))
+    wait_taken_in(scheduler)
+    assert len(told(caplog, "the nearest agent lacks: imgae (did you mean image?)")) == 1
+    scheduler.stop()
+    error = task.exception(0)
+    assert isinstance(error, UnmatchedTaskError) and error.meant == ("image",)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_an_agent_that_leaves_is_not_said_to_lack_what_it_has(
+    open_scheduler: Open, gates: Gates, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler = open_scheduler(Agent("a", ["x"]))
+    gate = gates("held")
+    hold(scheduler, gate, ("x",))
+    scheduler.remove_agent("a")
+    scheduler.submit_task(Task("t", ["x"]))
+    wait_taken_in(scheduler)
+    assert len(told(caplog, "it waits; no agent is registered")) == 1
+    gate.open()
 
 
 @pytest.mark.parametrize("priority", [3, 5])

@@ -17,12 +17,16 @@ from typing import Any
 import pytest
 
 from mpsteal import Agent, Task
-from mpsteal._engine.future import SETTLING, _watches, settle
+from mpsteal._engine.future import SETTLING, LazyFuture, _watches, settle
 from mpsteal.errors import TaskCancelledError
 
 
 def double(x: int) -> int:
     return 2 * x
+
+
+async def coroutine() -> None:
+    """Nobody awaits it."""
 
 
 class FakeScheduler:
@@ -34,7 +38,8 @@ class FakeScheduler:
         self._dispatcher = SimpleNamespace(
             finished=lambda task, ok, value: self.finished.append(task), unfinished={}, ended={}
         )
-        self._engine = SimpleNamespace(callbacks=SimpleNamespace(put=lambda call, task, then: call(task)))
+        self._engine = SimpleNamespace(thread=None, callbacks=SimpleNamespace(put=lambda call, task, then: call(task)))
+        self._dispatcher._engine = self._engine
 
 
 def submitted(scheduler: Any, n: int) -> list[Task]:
@@ -65,6 +70,8 @@ def hasty() -> Iterator[None]:
         pytest.param(TypeError, lambda: Task("t", [""]), id="skills empty words"),
         pytest.param(TypeError, lambda: Task("t", fn=3), id="fn not callable"),  # type: ignore[arg-type]
         pytest.param(ValueError, lambda: Task("t", args=(1,)), id="a marker with arguments"),
+        pytest.param(TypeError, lambda: Task("t", fn=coroutine), id="a coroutine function"),
+        pytest.param(TypeError, lambda: Task("t", fn=double, kwargs=[1]), id="kwargs no mapping"),  # type: ignore[arg-type]
         pytest.param(ValueError, lambda: Task("t", timeout=0), id="timeout zero"),
         pytest.param(ValueError, lambda: Task("t", timeout=float("nan")), id="timeout not a number"),
         pytest.param(TypeError, lambda: Task("t", timeout="1"), id="timeout a word"),  # type: ignore[arg-type]
@@ -99,6 +106,15 @@ def test_task_that_was_not_submitted_is_not_waited_for() -> None:
     for wait in (task.result, task.exception):
         with pytest.raises(RuntimeError, match="not submitted"):
             wait()
+
+
+def test_nobody_else_sets_its_result() -> None:
+    task = Task("t")
+    with pytest.raises(RuntimeError, match="from the agent that runs it"):
+        task.set_result(1)
+    with pytest.raises(RuntimeError, match="from the agent that runs it"):
+        task.set_exception(ValueError())
+    assert task.state == "created"
 
 
 def test_task_does_not_travel() -> None:
@@ -219,6 +235,73 @@ def test_a_lock_that_was_acquired_is_the_one_that_is_released() -> None:
     task._condition.release()
     engine.join()
     assert task.result() == 1
+
+
+class SettledMeanwhile(LazyFuture):
+    """The engine settles it just after somebody's first look at its fields."""
+
+    def __init__(self) -> None:
+        self.is_armed = False
+        self._begin()
+
+    def _looked(self) -> None:
+        if self.is_armed:
+            self.is_armed = False
+            engine = threading.Thread(target=self._resolve, args=(True, 1))
+            engine.start()
+            engine.join()
+
+    @property
+    def _state(self) -> str:  # type: ignore[override]
+        value = LazyFuture._state.__get__(self)  # type: ignore[attr-defined]
+        self._looked()
+        return str(value)
+
+    @_state.setter
+    def _state(self, value: str) -> None:
+        LazyFuture._state.__set__(self, value)  # type: ignore[attr-defined]
+
+    @property
+    def _watch(self) -> Any:  # type: ignore[override]
+        value = LazyFuture._watch.__get__(self)  # type: ignore[attr-defined]
+        self._looked()
+        return value
+
+    @_watch.setter
+    def _watch(self, value: Any) -> None:
+        LazyFuture._watch.__set__(self, value)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("looked_at_before", [False, True])
+def test_engine_settles_it_between_two_looks_of_who_waits(looked_at_before: bool) -> None:
+    """The lock that is acquired is the one that is released, else another future's stays held."""
+    first, second = SettledMeanwhile(), SettledMeanwhile()
+    if looked_at_before:
+        assert not futures.wait([first, second], timeout=0).done
+    first.is_armed = True
+    assert first not in futures.wait([first, second], timeout=0).not_done
+    second._resolve(True, 2)
+    assert (first.result(), second.result()) == (1, 2)
+
+
+def test_engine_does_not_wait_for_a_lock_that_a_thread_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One was interrupted in the middle of `concurrent.futures.wait`, or a signal handler runs there."""
+    from mpsteal._engine import future
+
+    monkeypatch.setattr(future, "_patience_s", [0.01])
+    kept, other = submitted(FakeScheduler(), 2)
+    called: list[Any] = []
+    kept.add_done_callback(called.append)
+    kept._condition.acquire()
+    engine = threading.Thread(target=lambda: [task._resolve(True, i) for i, task in enumerate((kept, other))])
+    engine.start()
+    engine.join()
+    assert other.result() == 1 and not kept.done()
+    kept._condition.release()
+    assert kept.result(60) == 0
+    while not called:
+        pass
+    assert called == [kept]
 
 
 def test_nothing_is_kept_of_tasks_that_are_over() -> None:
