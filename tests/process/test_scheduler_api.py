@@ -435,6 +435,15 @@ class TestFutures:
         second.open()
         check_at_rest(scheduler)
 
+    def test_one_that_raises_our_error_for_cancelled_ones_has_failed(self, open_scheduler: Open) -> None:
+        """A nested pool's, say: the call ran."""
+        scheduler = open_scheduler(Agent("a"))
+        task = scheduler.submit_task(Task("t", fn=tasks.raise_this, args=(TaskCancelledError, "inside")))
+        assert isinstance(task.exception(ALARM_S), TaskCancelledError)
+        assert (task.state, task.cancelled(), task.cancel()) == ("failed", False, False)
+        metrics = check_at_rest(scheduler)
+        assert (metrics["tasks"]["failed"], metrics["tasks"]["cancelled"]) == (1, 0)
+
     def test_cancel_before_it_starts_and_not_after(self, open_scheduler: Open, gates: Gates, tmp_path: Path) -> None:
         scheduler = open_scheduler(Agent("a"))
         noted = str(tmp_path / "noted")

@@ -185,6 +185,18 @@ class TestDeadlineThatCannotBeMet:
         check_at_rest(scheduler)
 
 
+def test_one_that_cannot_be_told_in_time_is_refused_and_nothing_of_it_stays(open_scheduler: Open) -> None:
+    scheduler = open_scheduler(Agent("a"))
+    task = Task("t", deadline=datetime.datetime(1, 1, 1))
+    good = Task("good")
+    for submit in (lambda: scheduler.submit_task(task), lambda: scheduler.submit_tasks([good, task])):
+        with pytest.raises((ValueError, OverflowError)):
+            submit()
+        assert task.state == good.state == "created"
+    assert scheduler.submit_task(good).result(ALARM_S) is None
+    check_at_rest(scheduler)
+
+
 class TestTimeout:
     def test_ends_the_running_task_with_its_process_and_the_agent_is_replaced(
         self, open_scheduler: Open, gates: Gates, start_method: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from scheduler_tasks import (
 )
 from waiting import ALARM_S, lines, wait_until
 
-from mpsteal import Agent, Task, UnmatchedTaskError, WorkStealingScheduler
+from mpsteal import Agent, AgentDiedError, Task, UnmatchedTaskError, WorkStealingScheduler
 
 Open = Callable[..., WorkStealingScheduler]
 
@@ -72,6 +73,22 @@ def test_tasks_that_nobody_can_run_take_no_page(open_scheduler: Open) -> None:
     for task in strange[1:]:
         task.result(ALARM_S)
     check_at_rest(scheduler)
+
+
+def test_stop_answers_those_that_fill_all_pages_and_nobody_can_run_any_more(open_scheduler: Open) -> None:
+    """Those that have no page yet, too; and it is not taken for a lack of memory."""
+    scheduler = open_scheduler(Agent("a", ["x"]), Agent("b"), geometry={"page_chunks": 4, "pages": 2})
+    wait_ready(scheduler)
+    pid = scheduler.agents["a"].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    made = scheduler.submit_tasks([Task("t", ["x"], 5) for _ in range(30)])
+    wait_until(lambda: scheduler.get_metrics()["tasks"]["held"] > 0, "the pages full")
+    scheduler.remove_agent("a", drain=False)
+    scheduler.stop()
+    died = sum(isinstance(task.exception(0), AgentDiedError) for task in made)
+    assert died <= 1
+    assert Counter(type(task.exception(0)).__name__ for task in made)["UnmatchedTaskError"] == 30 - died
 
 
 def test_stop_answers_those_that_nobody_can_run(open_scheduler: Open) -> None:
