@@ -36,7 +36,8 @@ class Scene:
     """A segment with two agents; this process is the parent and the thief."""
 
     def __init__(self) -> None:
-        from mpsteal._engine.schedule import CLASSES, LEVELS, LEVELS_PER_PRIORITY
+        from mpsteal._engine.classes import CLASSES
+        from mpsteal._engine.schedule import LEVELS, LEVELS_PER_PRIORITY
         from mpsteal._policy.order import Aging
         from mpsteal._policy.rules import Rules
         from mpsteal._policy.stealing import steal_point_of
