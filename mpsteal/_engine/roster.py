@@ -174,7 +174,8 @@ class Roster:
             busy_ns = words[base + L.BUSY_NS] - round(record.earlier["busy_s"] * 1e9)
             task = scheduling.pages.sink_of(chunk) if chunk >= 0 and not parked else None
             length = scheduling.deques.queued(slot)
-            leaving = words[base + L.LEAVE]
+            # The word comes later, where a thief holds the lock that is needed to take back what is queued.
+            leaving = slot in scheduling.crew.leaving or words[base + L.LEAVE]
         except ValueError:  # the segment is gone
             return None
         if task is not None:
