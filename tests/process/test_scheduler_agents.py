@@ -612,6 +612,24 @@ class TestFailureOfAnAgent:
         assert sorted(map(int, lines(noted))) == sorted(agent.pid or 0 for agent in scheduler.agents.values())
 
 
+def test_one_that_was_removed_is_leaving_though_its_lock_is_busy(
+    open_scheduler: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has queued is taken back later; nobody is told anything else meanwhile."""
+    scheduler = open_scheduler(Agent("a"))
+    gate = gates("held")
+    hold(scheduler, gate)
+    agent = scheduler.agents["a"]
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler._engine.deques, "take_back", lambda *_, **__: None)
+        scheduler.remove_agent("a")
+        assert agent.state == "leaving"
+    wait_until(lambda: not scheduler._dispatcher.roster.moving, "its queue taken back")
+    assert agent.state == "leaving"
+    gate.open()
+    wait_until(lambda: agent.state == "gone", "it has left")
+
+
 class TestRegisteredOnce:
     def test_by_several_threads(self, open_scheduler: Open) -> None:
         scheduler = open_scheduler()
