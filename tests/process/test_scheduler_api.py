@@ -444,6 +444,17 @@ class TestFutures:
         metrics = check_at_rest(scheduler)
         assert (metrics["tasks"]["failed"], metrics["tasks"]["cancelled"]) == (1, 0)
 
+    def test_is_not_waited_for_in_the_thread_that_has_to_end_it(self, open_scheduler: Open, gates: Gates) -> None:
+        """Where a user's `__reduce__` runs: it would hang the scheduler."""
+        scheduler = open_scheduler(Agent("a"))
+        gate = gates("held")
+        (held,) = hold(scheduler, gate)
+        for wait in (held.result, held.exception, scheduler.wait_all):
+            with pytest.raises(RuntimeError, match="scheduler's own thread"):
+                scheduler._engine.call(wait)
+        gate.open()
+        check_at_rest(scheduler)
+
     def test_cancel_before_it_starts_and_not_after(self, open_scheduler: Open, gates: Gates, tmp_path: Path) -> None:
         scheduler = open_scheduler(Agent("a"))
         noted = str(tmp_path / "noted")
