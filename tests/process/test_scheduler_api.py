@@ -449,9 +449,9 @@ class TestFutures:
         scheduler = open_scheduler(Agent("a"))
         gate = gates("held")
         (held,) = hold(scheduler, gate)
-        for wait in (held.result, held.exception, scheduler.wait_all):
+        for ask in (held.result, held.exception, scheduler.wait_all):
             with pytest.raises(RuntimeError, match="scheduler's own thread"):
-                scheduler._engine.call(wait)
+                scheduler._engine.call(ask)
         gate.open()
         check_at_rest(scheduler)
 
