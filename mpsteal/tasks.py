@@ -87,6 +87,11 @@ class Task(LazyFuture):
     Attributes:
         id: a number that no other task of this process has.
 
+    `result()` raises what the call raised, what it says itself, or:
+        DependencyError, TaskTimeoutError, UnmatchedTaskError: it did not run, or not to its end.
+        AgentDiedError: its agent died while it ran, and no try was left.
+        PoolTerminatedError: the scheduler was stopped first.
+
     Raises:
         TypeError, ValueError: an argument of the wrong kind, or out of its range.
     """
@@ -281,19 +286,6 @@ class Task(LazyFuture):
     def running(self) -> bool:
         """Whether an agent runs it right now."""
         return self.state == "running"
-
-    def result(self, timeout: float | None = None) -> Any:
-        """What the call gave; raises what it raised.
-
-        Raises:
-            TimeoutError: it was not over within `timeout` seconds; ask again.
-            CancelledError: it was cancelled before it started.
-            DependencyError, TaskTimeoutError, UnmatchedTaskError: it did not run, or not to its end.
-            AgentDiedError: its agent died while it ran, and no try was left.
-            PoolTerminatedError: the scheduler was stopped first.
-            RuntimeError: it was not submitted, so waiting would not help.
-        """
-        return super().result(timeout)
 
     # -- `LazyFuture` -----------------------------------------------------------------------------------------------
 

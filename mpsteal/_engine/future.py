@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import _base as futures
 from typing import Any
@@ -72,7 +73,10 @@ class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anythin
     def result(self, timeout: float | None = None) -> Any:
         """What the call gave; raises what it raised.
 
-        Raises TimeoutError when it was not over within `timeout` seconds; ask again.
+        Raises:
+            TimeoutError: it was not over within `timeout` seconds; ask again.
+            CancelledError: it was cancelled before it started.
+            RuntimeError: waiting would not help (it was not submitted, say).
         """
         if self._state is FINISHED:  # the usual case, without a lock
             if self._exception is None:
@@ -162,11 +166,7 @@ class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anythin
         try:
             self._ended(ok, value)
         finally:  # only now: who is woken finds times and counts as they are in the end
-            self._state = SETTLING
-            if _watches and (watch := _watches.get(id(self))) is not None:
-                self._settle_watched(watch, end)
-            else:
-                self._state = end
+            settle((self,), end)
         self._settled()
 
     def _settle_watched(self, watch: _Watch, end: str) -> None:
@@ -210,17 +210,14 @@ class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anythin
             self._call_back()
 
 
-def settle(tasks: list[Any]) -> None:
-    """The end of `_resolve` for many that succeeded and are counted; results in place, and nobody else resolves them.
-
-    `_settled` is left to the caller.
-    """
-    for future in tasks:  # one by one: nothing may be waited for while any is SETTLING
+def settle(counted: Sequence[LazyFuture], end: str = FINISHED) -> None:
+    """Wake who waits for these. Their outcomes are in place and counted; `_settled` is left to the caller."""
+    for future in counted:  # one by one: nothing may be waited for while any is SETTLING
         future._state = SETTLING
         if _watches and (watch := _watches.get(id(future))) is not None:
-            future._settle_watched(watch, FINISHED)
+            future._settle_watched(watch, end)
         else:
-            future._state = FINISHED
+            future._state = end
 
 
 class _Watch(threading.Condition):
