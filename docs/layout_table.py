@@ -70,7 +70,13 @@ AGENT = (
     Field("BUSY_NS", "time spent in tasks (ns)", "agent, before it rings", "parent, Manager", "none"),
     Field("RESULT_HEAD", "bytes read from the result ring, ever", "parent", "agent", "none"),
     Field("BLOCKS_FREED", "blocks of results given back, ever", "parent", "agent", "none"),
-    Field("LEAVE", "1: finish what is queued here, then leave", "parent", "agent", "none, then a ring"),
+    Field(
+        "LEAVE",
+        "1: finish what is queued here, then leave; 2: leave after the task at hand, a spare takes the queue over",
+        "parent",
+        "agent",
+        "none, then a ring",
+    ),
     Field(
         "HELD",
         "1 + the highest level of what the parent would hand to this agent; 0: nothing",
@@ -101,6 +107,14 @@ AGENT = (
         "parent, Manager",
         "none",
     ),
+    Field(
+        "SPARE_PID",
+        "process that waits to take the slot over; 0: none",
+        "spare, 0 when it is the agent; parent resets it",
+        "parent, Manager",
+        "none",
+    ),
+    Field("SPARE_UP", "1: its initializer has run", "spare; parent resets it", "parent", "none, then a ring"),
     Field(
         "MARK",
         "1 + slot of the thief inside a section, 1 + all slots: the parent, in a cancel; 0: clean",
@@ -141,7 +155,8 @@ SLOT = (
     Field("SLOT_FUNCTION", "the function's number; -1: in the payload", "parent", "agents", "none"),
     Field(
         "SLOT_FLAGS",
-        "bits 0-1: kind of call; bit 2: in a block; bit 3: one small int, bit 4: two; from bit 8 on: its class",
+        "bits 0-1: kind of call; bit 2: in a block; bit 3: one small int, bit 4: two; bit 5: items with a time limit; "
+        "from bit 8 on: its class",
         "parent",
         "agents",
         "none",

@@ -63,6 +63,7 @@ def _agent(
     return {
         "pid": look.pid,
         "state": look.state,
+        "health": row["health"],
         "capabilities": sorted(agent.capabilities),
         "queue_length": look.queue_length,
         "queue_depth": sample.queue_depth,

@@ -23,11 +23,13 @@ class AgentDiedError(MpstealError):
         pid: its process id.
         exitcode: as in `multiprocessing.Process.exitcode`; negative is a signal number.
         task: what it ran, in words.
+        agents_lost: how many agents have died while they ran this task; more than 1 only where it had `retries`.
     """
 
-    def __init__(self, agent: int | str, pid: int, exitcode: int | None, task: str) -> None:
+    def __init__(self, agent: int | str, pid: int, exitcode: int | None, task: str, agents_lost: int = 1) -> None:
         super().__init__(agent, pid, exitcode, task)
         self.agent, self.pid, self.exitcode, self.task = agent, pid, exitcode, task
+        self.agents_lost = agents_lost
 
     def __str__(self) -> str:
         if self.exitcode is None:
@@ -41,7 +43,8 @@ class AgentDiedError(MpstealError):
                 how = f"was killed by signal {-self.exitcode}"
         else:
             how = f"exited with code {self.exitcode}"
-        return f"agent {self.agent!r} (pid {self.pid}) {how} while it ran {self.task}"
+        cost = f"; this task has cost {self.agents_lost} agents and is not run again" if self.agents_lost > 1 else ""
+        return f"agent {self.agent!r} (pid {self.pid}) {how} while it ran {self.task}{cost}"
 
 
 class AgentStartError(MpstealError):

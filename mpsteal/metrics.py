@@ -52,6 +52,8 @@ class WorkStealingMetrics:
         rebalance_cycles: cycles that were started by time or by severe imbalance.
         deadlines_missed, deadlines_at_risk: tasks whose deadline passed, or could not be met when they were submitted.
         timeouts, retried, agent_deaths: tasks ended by their limit, run again, agents lost while they ran a task.
+        agents_replaced, agents_recycled: agents started in the place of one that died, or that left by rule.
+        agents_stuck: times that an agent came to be seen as stuck.
         waits: from when a task could run (submitted, dependencies done) to its start.
         runs: from start to end.
         samples: the last of each agent, by id.
@@ -72,6 +74,9 @@ class WorkStealingMetrics:
     timeouts: int = 0
     retried: int = 0
     agent_deaths: int = 0
+    agents_replaced: int = 0
+    agents_recycled: int = 0
+    agents_stuck: int = 0
     waits: Histogram = field(default_factory=Histogram)
     runs: Histogram = field(default_factory=Histogram)
     samples: dict[str, AgentSample] = field(default_factory=dict)
@@ -117,6 +122,9 @@ class WorkStealingMetrics:
             "timeouts": self.timeouts,
             "retried": self.retried,
             "agent_deaths": self.agent_deaths,
+            "agents_replaced": self.agents_replaced,
+            "agents_recycled": self.agents_recycled,
+            "agents_stuck": self.agents_stuck,
             "wait": self.waits.snapshot(),
             "run": self.runs.snapshot(),
             "throughput_per_s": {"mean": finished / uptime_s, "recent": self.throughput_per_s},

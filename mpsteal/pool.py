@@ -24,9 +24,12 @@ from ._engine.health import interrupts_deferred
 from ._engine.jobs import WINDOW_CHUNKS, Job
 from ._engine.loop import RUN as _ENGINE_RUN
 from ._engine.loop import Engine
+from ._engine.recycle import AgentLimits
+from ._engine.terms import NO_TERMS, Terms, check_seconds
+from ._engine.vitals import STUCK_AFTER_S
 from ._policy.chunking import CHUNKS_AHEAD_PER_AGENT
 from ._queue.layout import KIND_CALL, KIND_MAP, KIND_STARMAP
-from .results import AsyncResult, Flattened, IMapIterator, IMapUnorderedIterator, MapResult
+from .results import AsyncResult, Flattened, IMapIterator, IMapUnorderedIterator, LimitedResult, MapResult
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 FOREIGN = "FOREIGN"  # in a forked child of the process that made the pool
@@ -45,7 +48,7 @@ def _disown_pools() -> None:
     ours: set[Any] = getattr(multiprocessing.process, "_children", set())
     for pool in list(_pools):
         pool._state = FOREIGN
-        ours.difference_update(pool._pool)
+        ours.difference_update(pool._engine.crew.family)
 
 
 os.register_at_fork(after_in_child=_disown_pools)
@@ -65,6 +68,9 @@ class AgentStats:
         chunks_stolen, chunks_lost: chunks taken from others, taken by others.
         repairs: half-done steals of dead agents that this one mended.
         parked: whether it waits for work.
+        running_s: seconds since it started what it runs; 0.0: nothing.
+        health: "starting", "idle", "busy", "stuck" (for a while neither a result nor any CPU time), "stopped" (by a
+            signal) or "dead" (its process is being replaced).
     """
 
     slot: int
@@ -78,13 +84,31 @@ class AgentStats:
     chunks_lost: int
     repairs: int
     parked: bool
+    running_s: float
+    health: str
 
 
 @dataclass(frozen=True)
 class PoolStats:
-    """What a pool has done so far."""
+    """What a pool has done so far.
+
+    Attributes:
+        agents: by slot.
+        agent_deaths: agents lost while they ran a task.
+        agents_replaced: started in the place of one that died, whatever it did then.
+        agents_recycled: started in the place of one that left by rule (`maxtasksperchild`, `max_age`, `max_rss`).
+        agents_stuck: times that an agent came to be seen as stuck.
+        timeouts: calls (or chunks) ended by their `timeout`.
+        retried: times that one ran again, by its `retries`.
+    """
 
     agents: tuple[AgentStats, ...]
+    agent_deaths: int = 0
+    agents_replaced: int = 0
+    agents_recycled: int = 0
+    agents_stuck: int = 0
+    timeouts: int = 0
+    retried: int = 0
 
     @property
     def tasks_done(self) -> int:
@@ -106,10 +130,15 @@ class Pool:
             that exception.
         maxtasksperchild: chunks after which an agent is replaced by a fresh one; None: never.
         context: a `multiprocessing` context; None: the default start method.
+        max_age: seconds after which an agent is replaced, between two chunks; None: never.
+        max_rss: bytes of resident memory above which an agent is replaced, between two chunks; None: any.
+        stuck_after: seconds without a result and without CPU time after which an agent is seen as stuck, in `stats()`
+            and in the log; nothing is ended for it.
         geometry: sizes of the shared segment, see `_queue.layout.Geometry`; for tests and experts.
 
     Raises:
-        ValueError: `processes` or `maxtasksperchild` is not a positive whole number.
+        ValueError: `processes`, `maxtasksperchild` or `max_rss` is not a positive whole number, `max_age` or
+            `stuck_after` no positive number.
         TypeError: `initializer` is not callable.
         OSError: the system refused a process, a descriptor or memory.
     """
@@ -129,6 +158,9 @@ class Pool:
         maxtasksperchild: int | None = None,
         context: Any = None,
         *,
+        max_age: float | None = None,
+        max_rss: int | None = None,
+        stuck_after: float = STUCK_AFTER_S,
         geometry: dict[str, int] | None = None,
     ) -> None:
         self._state = "INIT"
@@ -143,6 +175,11 @@ class Pool:
             raise ValueError(f"Number of processes must be at least 1, not {processes!r}; None means one per CPU")
         if maxtasksperchild is not None:
             _check_count("maxtasksperchild", maxtasksperchild, 1, "None means no limit")
+        if max_rss is not None:
+            _check_count("max_rss", max_rss, 1, "None means no limit")
+        if max_age is not None:
+            check_seconds("max_age", max_age)
+        check_seconds("stuck_after", stuck_after)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         self._processes = processes
@@ -155,7 +192,8 @@ class Pool:
                     context=self._ctx,
                     initializer=initializer,
                     initargs=tuple(initargs),
-                    max_tasks=maxtasksperchild,
+                    limits=AgentLimits(maxtasksperchild, max_age, max_rss),
+                    stuck_after_s=stuck_after,
                     geometry=geometry,
                 )
                 self._state = RUN
@@ -223,8 +261,18 @@ class Pool:
 
     # -- submitting -------------------------------------------------------------------------------------------------
 
-    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] = {}) -> Any:  # noqa: B006  the stock signature
+    def apply(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: dict[str, Any] = {},  # noqa: B006  the stock signature
+        *,
+        timeout: float | None = None,
+        retries: int = 0,
+    ) -> Any:
         """Call `func(*args, **kwds)` in an agent and wait for its value."""
+        if timeout is not None or retries:
+            return self.apply_async(func, args, kwds, timeout=timeout, retries=retries).get()
         return self.apply_async(func, args, kwds).get()
 
     def apply_async(
@@ -234,13 +282,26 @@ class Pool:
         kwds: dict[str, Any] = {},  # noqa: B006  the stock signature
         callback: Callable[[Any], Any] | None = None,
         error_callback: Callable[[BaseException], Any] | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int = 0,
     ) -> AsyncResult:
         """Call `func(*args, **kwds)` in an agent; returns a handle at once.
 
-        The callbacks run in a thread of the pool, before the handle is ready.
+        Args:
+            func, args, kwds: what is called.
+            callback, error_callback: run in a thread of the pool, before the handle is ready.
+            timeout: seconds that the call may take, counted from its start in an agent; then the agent's process is
+                ended, and the handle raises `TaskTimeoutError`. None: any time.
+            retries: how often the call may run again if its agent dies of it; an exception is an answer, and so is the
+                end of its time.
+
+        Raises ValueError or TypeError when `timeout` or `retries` is none.
         """
         if self._state != RUN:
             self._check_running()
+        if timeout is not None or retries != 0:
+            return self._apply_limited(func, args, kwds, callback, error_callback, Terms(None, timeout, retries))
         # Field by field, not by a constructor: one Python call less in the hottest path of the parent (0.2 us). The
         # call travels in its handle: each further object per task has the garbage collector come sooner (two tuples
         # more took 0.6 us).
@@ -265,9 +326,43 @@ class Pool:
             engine.late()
         return result
 
-    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
-        """`[func(x) for x in iterable]` over the agents, in order. Without `chunksize` it is cut by policy."""
-        return self._map_async(func, iterable, KIND_MAP, chunksize, None, None, sys._getframe(1)).get()  # type: ignore[no-any-return]
+    def _apply_limited(
+        self, func: Any, args: Any, kwds: Any, callback: Any, error_callback: Any, terms: Terms
+    ) -> AsyncResult:
+        """`apply_async` of a call with terms."""
+        result = LimitedResult()
+        result._pool = self
+        result._callbacks = (callback, error_callback)
+        frame: Any = sys._getframe(2)
+        if frame.f_code is _APPLY_CODE:
+            frame = frame.f_back
+        result._code, result._instruction = frame.f_code, frame.f_lasti
+        result._function, result._args, result._kwds = func, args, kwds
+        result._done = result._waited = False
+        result._terms = terms
+        limits = self._engine.dispatcher.limits
+        result._watched = limits.watched
+        if terms.timeout_ns:
+            limits.watched.add(result)
+            limits.look_soon()
+        self._engine.submit(result)
+        return result
+
+    def map(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int = 0,
+    ) -> list[Any]:
+        """`[func(x) for x in iterable]` over the agents, in order. Without `chunksize` it is cut by policy.
+
+        `timeout` and `retries` as in `apply_async`: each item has that time; a chunk of items runs again as a whole.
+        """
+        terms = _terms(timeout, retries)
+        return self._map_async(func, iterable, KIND_MAP, chunksize, None, None, sys._getframe(1), terms).get()  # type: ignore[no-any-return]
 
     def map_async(
         self,
@@ -276,15 +371,26 @@ class Pool:
         chunksize: int | None = None,
         callback: Callable[[list[Any]], Any] | None = None,
         error_callback: Callable[[BaseException], Any] | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int = 0,
     ) -> MapResult:
         """`map` that returns a handle at once."""
-        return self._map_async(func, iterable, KIND_MAP, chunksize, callback, error_callback, sys._getframe(1))
+        terms = _terms(timeout, retries)
+        return self._map_async(func, iterable, KIND_MAP, chunksize, callback, error_callback, sys._getframe(1), terms)
 
     def starmap(
-        self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int = 0,
     ) -> list[Any]:
         """`[func(*x) for x in iterable]` over the agents, in order."""
-        return self._map_async(func, iterable, KIND_STARMAP, chunksize, None, None, sys._getframe(1)).get()  # type: ignore[no-any-return]
+        terms = _terms(timeout, retries)
+        return self._map_async(func, iterable, KIND_STARMAP, chunksize, None, None, sys._getframe(1), terms).get()  # type: ignore[no-any-return]
 
     def starmap_async(
         self,
@@ -293,9 +399,13 @@ class Pool:
         chunksize: int | None = None,
         callback: Callable[[list[Any]], Any] | None = None,
         error_callback: Callable[[BaseException], Any] | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int = 0,
     ) -> MapResult:
         """`starmap` that returns a handle at once."""
-        return self._map_async(func, iterable, KIND_STARMAP, chunksize, callback, error_callback, sys._getframe(1))
+        frame, terms = sys._getframe(1), _terms(timeout, retries)
+        return self._map_async(func, iterable, KIND_STARMAP, chunksize, callback, error_callback, frame, terms)
 
     def _map_async(
         self,
@@ -306,6 +416,7 @@ class Pool:
         callback: Any,
         error_callback: Any,
         frame: Any,
+        terms: Terms,
     ) -> MapResult:
         self._check_running()
         # A copy of what may change while it is read, and whatever user code there is in it runs here.
@@ -319,8 +430,15 @@ class Pool:
             return result
         pieces = result.pieces(items, chunksize, self._processes)
         window = None if chunksize else CHUNKS_AHEAD_PER_AGENT * self._processes
-        self._engine.submit(Job(func, kind, pieces, result, window=window, site=site))
+        self._submit_job(Job(func, kind, pieces, result, window=window, site=site, terms=terms))
         return result
+
+    def _submit_job(self, job: Job) -> None:
+        if job.terms.timeout_ns:
+            limits = self._engine.dispatcher.limits
+            limits.watched.add(job)
+            limits.look_soon()
+        self._engine.submit(job)
 
     def imap(
         self,
@@ -329,6 +447,8 @@ class Pool:
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
     ) -> IMapIterator | Flattened:
         """Lazy `map`: reads the iterable as tasks finish, gives results in order.
 
@@ -337,8 +457,10 @@ class Pool:
             chunksize: items pickled together.
             buffersize: chunks in flight or finished and not yet fetched, at most; None: only those in flight are
                 bounded, so a slow consumer lets results pile up.
+            timeout, retries: as in `map`. Only the items of that chunk raise, and the iterator goes on.
         """
-        return self._imap(IMapIterator, func, iterable, chunksize, buffersize, sys._getframe(1))
+        terms = _terms(timeout, retries)
+        return self._imap(IMapIterator, func, iterable, chunksize, buffersize, sys._getframe(1), terms)
 
     def imap_unordered(
         self,
@@ -347,9 +469,12 @@ class Pool:
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
     ) -> IMapIterator | Flattened:
         """`imap` that gives results as they come."""
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize, sys._getframe(1))
+        terms = _terms(timeout, retries)
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize, sys._getframe(1), terms)
 
     def _imap(
         self,
@@ -359,6 +484,7 @@ class Pool:
         chunksize: int,
         buffersize: int | None,
         frame: Any,
+        terms: Terms,
     ) -> IMapIterator | Flattened:
         self._check_running()
         if chunksize < 1:
@@ -379,9 +505,10 @@ class Pool:
             threaded=type(iterable) not in _SEQUENCES,
             wake=engine.poke,
             site=(frame.f_code, frame.f_lasti),
+            terms=terms,
         )
         out._job = job
-        engine.submit(job)
+        self._submit_job(job)
         return out if chunksize == 1 else Flattened(out)
 
     # -- the end ----------------------------------------------------------------------------------------------------
@@ -413,12 +540,17 @@ class Pool:
         self._when_collected.detach()
 
     def stats(self) -> PoolStats:
-        """What each agent has done so far."""
-        return PoolStats(tuple(AgentStats(**row) for row in self._engine.status()))
+        """What each agent has done so far, and what has gone wrong."""
+        engine = self._engine
+        return PoolStats(tuple(AgentStats(**row) for row in engine.status()), **vars(engine.dispatcher.counts))
 
 
 _APPLY_CODE = Pool.apply.__code__
 """`apply` goes by `apply_async`, which subclasses replace, and is not the place of the submit."""
+
+
+def _terms(timeout: float | None, retries: int) -> Terms:
+    return NO_TERMS if timeout is None and retries == 0 else Terms(None, timeout, retries)
 
 
 def _check_count(name: str, value: object, least: int, hint: str) -> None:

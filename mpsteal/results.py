@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ._engine.dispatch import explain_pickling
 from ._engine.jobs import WAIT
+from ._engine.terms import NO_TERMS, Terms
 from ._policy.chunking import CHUNK_NS, MapCutter
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class AsyncResult(_Waitable):
     _kwds: Any
     _success: bool
     _value: Any
+    _terms: ClassVar[Terms] = NO_TERMS
 
     __class_getitem__: ClassVar[Any] = classmethod(types.GenericAlias)
 
@@ -167,6 +169,7 @@ class AsyncResult(_Waitable):
         Raises:
             multiprocessing.TimeoutError: not finished within `timeout` seconds; ask again.
             AgentDiedError: the agent died while it ran this call.
+            TaskTimeoutError: the call ran for longer than its own `timeout`, and was ended.
             PoolTerminatedError: the pool was terminated first.
             BaseException: whatever the call raised, with the remote traceback as `__cause__`.
         """
@@ -203,6 +206,23 @@ class AsyncResult(_Waitable):
 
 
 ApplyResult = AsyncResult
+
+
+class LimitedResult(AsyncResult):
+    """The same of a call that has a time limit, or may run again if its agent dies.
+
+    `_callbacks` is never None here, so that it is always resolved by its own methods.
+    """
+
+    __slots__ = ("_terms", "_watched")
+
+    _terms: Terms  # type: ignore[misc]  # each has its own
+    _watched: set[Any]
+    """Where the engine finds what has a limit."""
+
+    def _settle(self, ok: bool, value: Any) -> None:
+        super()._settle(ok, value)
+        self._watched.discard(self)
 
 
 class MapResult(AsyncResult):

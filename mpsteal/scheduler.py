@@ -37,6 +37,7 @@ from ._engine.classes import CLASSES
 from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
 from ._engine.records import AgentLook
+from ._engine.recycle import AgentLimits
 from ._engine.schedule import LEVELS, LEVELS_PER_PRIORITY, Scheduling
 from ._engine.terms import NO_TERMS
 from ._engine.urgent import URGENT
@@ -61,7 +62,7 @@ def _disown() -> None:
     # Agents are no children of this process; `multiprocessing` would try to join them when it exits.
     ours: set[Any] = getattr(multiprocessing.process, "_children", set())
     for scheduler in list(_schedulers):
-        ours.difference_update(scheduler._engine.crew.processes)
+        ours.difference_update(scheduler._engine.crew.family)
         scheduler._state = "foreign"
 
 
@@ -150,6 +151,12 @@ class WorkStealingScheduler:
                     dispatcher=partial(Scheduling, rules=rules, metrics=self.metrics),
                     balancing=balancing,
                     what="the scheduler",
+                    limits=AgentLimits(
+                        rules.agents.max_tasks or None,
+                        rules.agents.max_age_s or None,
+                        rules.agents.max_rss_bytes or None,
+                    ),
+                    stuck_after_s=rules.agents.stuck_after_s,
                 )
                 assert isinstance(engine.dispatcher, Scheduling)
                 self._dispatcher: Scheduling = engine.dispatcher

@@ -30,6 +30,7 @@ import mpsteal
 from mpsteal._engine import loop as engine_loop
 
 Open = Callable[..., mpsteal.Pool]
+OpenScheduler = Callable[..., mpsteal.WorkStealingScheduler]
 
 hypothesis.settings.register_profile("no alarm of its own", deadline=None)  # 0.2 s an example, on whatever machine
 hypothesis.settings.load_profile("no alarm of its own")
@@ -63,6 +64,29 @@ def open_pool() -> Iterator[Open]:
     yield open_one
     for pool in made:
         pool.terminate()
+
+
+@pytest.fixture
+def open_scheduler() -> Iterator[OpenScheduler]:
+    """Makes and starts schedulers with the agents given, and stops them at the end if the test has not.
+
+    A test that holds tasks at gates must not depend on how fast the parent answers an agent, so an agent waits for it
+    as long as it takes (`order.ask_s`); and nobody samples metrics meanwhile.
+    """
+    made: list[mpsteal.WorkStealingScheduler] = []
+
+    def open_one(*agents: mpsteal.Agent, method: str | None = None, **options: Any) -> mpsteal.WorkStealingScheduler:
+        options = {"order__ask_s": 100.0, "metrics__sample_s": 3600.0, **options}
+        scheduler = mpsteal.WorkStealingScheduler(context=multiprocessing.get_context(method), **options)
+        made.append(scheduler)
+        scheduler.start()
+        for agent in agents:
+            scheduler.register_agent(agent)
+        return scheduler
+
+    yield open_one
+    for scheduler in made:
+        scheduler.stop(drain=False)
 
 
 @pytest.fixture

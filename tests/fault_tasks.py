@@ -424,3 +424,82 @@ def use_shared_pool() -> str:
     except ValueError as error:
         return str(error)
     return "no error"
+
+
+# -- limits and tries -----------------------------------------------------------------------
+
+
+def arrive_and_sleep_if(gate: Gate, value: int, endless: int) -> int:
+    """Never returns if it is the endless one."""
+    if value == endless:
+        gate.arrive()
+        time.sleep(600)
+    return value
+
+
+def arrive_and_sleep_if_packed(item: tuple[Gate, int, int]) -> int:
+    return arrive_and_sleep_if(*item)
+
+
+def spin_for(seconds: float) -> float:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+    return seconds
+
+
+def note_and_sleep(path: str, value: int, seconds: float) -> int:
+    note(path, value)
+    time.sleep(seconds)
+    return value
+
+
+def note_and_divide(path: str, value: int) -> float:
+    note(path, value)
+    return value / 0
+
+
+def die_times(path: str, value: int, bad: int, times: int) -> int:
+    """The bad value kills its agent the first few times; counted by the lines of the file."""
+    note(path, value)
+    if value == bad:
+        with open(path) as file:
+            if file.read().split().count(str(value)) <= times:
+                os._exit(9)
+    return value
+
+
+def die_times_packed(item: tuple[str, int, int, int]) -> int:
+    return die_times(*item)
+
+
+def lock_and_stop(slot: int) -> None:
+    """Stand still with the lock of another agent's deque, as one does that is stopped in the middle of a steal."""
+    from mpsteal._queue.locks import Locks
+
+    (locks,) = {o for o in gc.get_objects() if type(o) is Locks and o.owner_is_fenced}
+    locks.lock(slot)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def spin_in_a_child(seconds: float) -> int:
+    """Wait for a process that computes; its exit code."""
+    code = f"import time; t = time.monotonic() + {seconds}\nwhile time.monotonic() < t: pass"
+    return subprocess.run([sys.executable, "-S", "-c", code], check=False).returncode
+
+
+def grow_and_wait(size: int, gate: Gate) -> int:
+    """Take memory, and keep it as a leak does."""
+    _leak.append(b"x" * size)
+    gate.wait()
+    return len(_leak[0])
+
+
+_leak: list[bytes] = []
+
+
+def raise_the_second_time(path: str) -> None:
+    note(path, os.getpid())
+    with open(path) as file:
+        if len(file.readlines()) > 1:
+            raise ValueError("the initializer is broken")

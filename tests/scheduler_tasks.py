@@ -170,7 +170,7 @@ def check_at_rest(scheduler: WorkStealingScheduler) -> dict[str, Any]:
     assert tasks["unfinished"] == tasks["queued"] == tasks["running"] == tasks["held"] == 0
     assert not scheduler.tasks
     assert not any(dispatcher.unmatched.values()) and not dispatcher.overflow and not dispatcher.inflight
-    assert dispatcher.limits.limited == 0 and not dispatcher.limits.ending
+    assert not dispatcher.limits.watched and not dispatcher.limits.ending
     for agent_id, agent in scheduler.agents.items():
         assert agent.queue_length == 0 and agent.current_task is None, agent_id
         if agent.state != "gone":

@@ -78,6 +78,7 @@ class AgentSpec(NamedTuple):
         inherited: the parent's `Segment`, if this process is a fork.
         max_tasks: chunks after which the agent leaves, or None.
         balancing: None in a Pool. With it the agent also notes when each chunk was started.
+        go: read end of a pipe; not None: it is a spare, and waits there for its turn (`spare.py`).
     """
 
     slot: int
@@ -96,6 +97,7 @@ class AgentSpec(NamedTuple):
     dies_with_starter: bool = False
     balancing: Balancing | None = None
     inherited: Any = None
+    go: Descriptor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping stays behind where the process is not a fork.
@@ -119,4 +121,12 @@ def agent_main(spec: AgentSpec) -> None:
             _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     from .loop import Agent
 
-    Agent(spec).run()
+    if spec.go is None:
+        Agent(spec).run()
+        return
+    from .spare import wait_turn
+
+    turn = wait_turn(spec)
+    if turn is not None:
+        spec, failure = turn
+        Agent(spec).run(is_initialized=True, failure=failure)

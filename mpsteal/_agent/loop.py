@@ -16,6 +16,7 @@ import select
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from itertools import starmap
 from struct import Struct
 from typing import Any
@@ -95,18 +96,25 @@ class Agent:
 
     # -- life -----------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Say hello, run the initializer, serve, leave."""
+    def run(self, *, is_initialized: bool = False, failure: BaseException | None = None) -> None:
+        """Say hello, run the initializer, serve, leave.
+
+        Args:
+            is_initialized: the initializer has run, when this was a spare; `failure` is what it raised.
+        """
         words, base, spec = self.words, self.base, self.spec
         words[base + L.PID] = os.getpid()
-        if spec.initializer is not None:
+        words[base + L.SPARE_PID] = words[base + L.SPARE_UP] = 0
+        if spec.initializer is not None and not is_initialized:
             try:
                 spec.initializer(*spec.initargs)
             except BaseException as error:
-                self.results.write(R.INIT_ERROR, R.ERROR, encode_error(error, self.encoder))
-                words[base + L.STATE] = L.INIT_FAILED
-                self.ring_parent()
-                return
+                failure = error
+        if failure is not None:
+            self.results.write(R.INIT_ERROR, R.ERROR, encode_error(failure, self.encoder))
+            words[base + L.STATE] = L.INIT_FAILED
+            self.ring_parent()
+            return
         words[base + L.STATE] = L.READY
         try:
             self.check_parent()  # after PID is known: the Manager saw it, or we see that the parent is dead
@@ -129,7 +137,7 @@ class Agent:
         write_small = results.make_write_small()
         slots_byte, chunks = self.segment.layout.slots_word * 8, self.segment.layout.chunks
         started_at, done_at, busy_at = base + L.STARTED_NS, base + L.DONE, base + L.BUSY_NS
-        loaded_at = base + L.LOADED
+        loaded_at, leave = base + L.LOADED, base + L.LEAVE
         done, busy = words[done_at], words[busy_at]
         left = -1 if self.spec.max_tasks is None else self.spec.max_tasks
         void, integer, an_int, two_ints = R.VOID, R.INT, L.KIND_INT, L.KIND_TWO_INTS
@@ -153,8 +161,8 @@ class Agent:
                 if chunk != ASK:
                     if not self.find_work():
                         return
-                elif words[L.STOP]:
-                    return  # what is held will not come any more
+                elif words[L.STOP] or words[leave] == 2:
+                    return  # what is held will not come any more, or not to this one
                 elif not self.ask():
                     chunk = take(True)
                 rung = _now()
@@ -212,6 +220,10 @@ class Agent:
                     self.check_parent()
                     unreported = False
                     rung = finished
+                if words[leave] == 2:  # the parent has a successor ready, who takes the queue over
+                    words[done_at], words[busy_at] = done, busy
+                    ring()
+                    return
             if left > 0:
                 left -= 1
                 if not left:
@@ -244,11 +256,19 @@ class Agent:
         if kind == L.KIND_CALL_KWDS:
             return function(*payload[0], **payload[1])
         began = _now()
-        values = list((map if kind == L.KIND_MAP else starmap)(function, payload))
+        items = self.stamped(payload) if flags & L.TIMED else payload
+        values = list((map if kind == L.KIND_MAP else starmap)(function, items))
         if len(values) != len(payload):
             # `list` takes a call's StopIteration for the end of the input, and results would be missing silently.
             raise RuntimeError(f"call {len(values)} of the {len(payload)} in this chunk raised StopIteration")
         return values, _now() - began
+
+    def stamped(self, items: list[Any]) -> Iterator[Any]:
+        """The items; as each is taken, its time starts to run."""
+        words, started_at = self.words, self.base + L.STARTED_NS
+        for item in items:
+            words[started_at] = _now()
+            yield item
 
     def function(self, number: int) -> Any:
         """The function of that number, unpickled once. What cannot be loaded is tried again next time."""
@@ -311,7 +331,8 @@ class Agent:
             if words[L.STOP]:
                 return False
             if words[leave]:
-                return self.deques.has_work(self.slot)  # what nobody else could take is finished first
+                # What nobody else could take is finished first, unless there is a successor.
+                return words[leave] != 2 and self.deques.has_work(self.slot)
             if words[held]:
                 self.ask()
             found = self.steal_round()
@@ -454,7 +475,7 @@ class Agent:
             if fd != spec.doorbell.fd:
                 raise ParentGone
             os.read(fd, 4096)
-        if spec.parent_watch is None and not _is_alive(spec.parent_pid):
+        if spec.parent_watch is None and not is_alive(spec.parent_pid):
             raise ParentGone
         return bool(rung)
 
@@ -495,7 +516,8 @@ def end_copy(error: BaseException | None) -> None:
     os._exit((code or 0) & 0xFF)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of that number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

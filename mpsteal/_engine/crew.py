@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import selectors
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,15 @@ from .._queue.deque import Deques
 from ..errors import AgentDiedError, AgentStartError
 from .collect import Collector
 from .dispatch import Dispatcher
-from .health import HELLO_TIMEOUT_S, START_FAILURES_ALLOWED, AgentProcess, interrupts_held, start_process
+from .health import (
+    HELLO_TIMEOUT_S,
+    START_FAILURES_ALLOWED,
+    START_KILLS_ALLOWED,
+    AgentProcess,
+    interrupts_held,
+    start_process,
+)
+from .spares import Spares
 
 logger = logging.getLogger("mpsteal")
 
@@ -41,6 +50,11 @@ RETRY_S = 0.001
 
 RESPAWN_PAUSE_S, RESPAWN_TRIES = 0.05, 60
 """When the system refuses a process (EAGAIN): pause before the next try, doubled up to 1 s; then the pool gives up."""
+
+BARREN_S, BARREN_PAUSE_LAST_S = 1.0, 30.0
+"""An agent that died within so long of its start and had taken no task was barren. The first is replaced at once; after
+the second in a row there is a pause (`RESPAWN_PAUSE_S`), doubled with each up to the longest. Shorter burns CPU on
+agents that somebody kills as they come; longer lets an agent be missed when that is over."""
 
 
 class Crew:
@@ -72,6 +86,7 @@ class Crew:
         self.leaving: set[int] = set()
         """Slots whose agent is not replaced when it is gone."""
         self._selector: selectors.BaseSelector | None = None
+        self.spares = Spares(make_spec, make_process, segment, forks=forks)
         self.alive: dict[int, AgentProcess] = {}
         """Those whose death has not been seen."""
         self.processes: list[Any] = []
@@ -82,7 +97,13 @@ class Crew:
         self._hello_missing = False
         self._hello_due = 0.0
         self._failures_in_row = 0
-        self._last_failure = 0.0
+        self._barren: dict[int, int] = {}
+        """How many in a row died before they had taken a task, by slot."""
+
+    @property
+    def family(self) -> list[Any]:
+        """All process objects, spares included."""
+        return self.processes + self.spares.processes
 
     # -- starting -------------------------------------------------------------------------------------------------
 
@@ -98,17 +119,22 @@ class Crew:
 
     def watch_all(self, selector: selectors.BaseSelector) -> None:
         """Report deaths to this selector, as `("death", slot)`, from now on."""
-        self._selector = selector
+        self._selector = self.spares.selector = selector
         for agent in self.alive.values():
             self._watch(agent)
 
     def _start(self, slot: int) -> None:
         words, base = self._words, self._layout.agent(slot)
         words[base + L.STATE], words[base + L.PARKED], words[base + L.RING_FULL] = L.STARTING, 0, 0
-        words[base + L.PID] = 0
+        words[base + L.PID] = words[base + L.LEAVE] = 0
         self._hello_missing = self._forks
-        with interrupts_held():  # until it is known: a Ctrl-C in between would leave an agent nobody ends
-            self.alive[slot] = start_process(self._make_process, self._make_spec(slot), f"mpsteal-{slot}")
+        agent = self.spares.take(slot)
+        if agent is not None:
+            self.alive[slot] = agent
+        else:
+            with interrupts_held():  # until it is known: a Ctrl-C in between would leave an agent nobody ends
+                agent = self.alive[slot] = start_process(self._make_process, self._make_spec(slot), f"mpsteal-{slot}")
+        agent.done_before = self._collector.collected[slot]
         self.processes = [self.alive[s].process for s in sorted(self.alive)]
 
     def forget(self, slot: int) -> bool:
@@ -122,6 +148,7 @@ class Crew:
 
     def abandon(self) -> None:
         """The start of the pool failed half-way: end what was started."""
+        self.spares.drop_all()
         for agent in list(self.alive.values()):
             process = agent.process
             process.terminate()
@@ -204,7 +231,8 @@ class Crew:
                 del self._dead[slot]
                 state = self._settle(slot, agent, claim, replacing=replacing)
                 if replacing and slot in self._slots and state != L.INIT_FAILED and failed is None:
-                    failed = self._replace(agent, state)
+                    ran = claim != L.NONE or self._collector.collected[slot] > agent.done_before
+                    failed = self._replace(agent, state, ran=ran)
         for slot, (at, tries) in list(self._respawn_at.items()):
             if now >= at:
                 del self._respawn_at[slot]
@@ -241,31 +269,48 @@ class Crew:
             if error is not None:
                 self._collector.finish(claim, False, error)
         words[base + L.LOADED] = L.NONE  # what it had read is read anew if it runs again, here or elsewhere
-        self._dispatcher.gone(slot, for_good=slot in self.leaving, is_end=not replacing)
+        has_left = state == L.LEAVING
+        self._dispatcher.gone(slot, for_good=slot in self.leaving, is_end=not replacing, has_left=has_left)
+        if slot not in self._slots:
+            self.spares.drop(slot)
         self.leaving.discard(slot)
         return state
 
-    def _replace(self, agent: AgentProcess, state: int) -> BaseException | None:
+    def _replace(self, agent: AgentProcess, state: int, *, ran: bool) -> BaseException | None:
         """A new agent in the slot of a dead one, unless too many have died before they could take a task."""
-        if state in (L.LEAVING, L.READY):
+        slot, counts = agent.slot, self._dispatcher.counts
+        if state == L.LEAVING:
+            counts.agents_recycled += 1
+        else:
+            counts.agents_replaced += 1
+            name, pid = self._dispatcher.agent_id(slot), agent.process.pid
+            logger.warning(
+                "mpsteal: %s; replaced",
+                self._dispatcher.obituary(slot, pid, agent.exitcode),
+                extra={"event": "agent_died", "agent": name, "agent_pid": pid, "exitcode": agent.exitcode},
+            )
+        if state == L.LEAVING or ran:
+            self._failures_in_row = 0
+            self._barren.pop(slot, None)
+            return self._respawn(slot, 0)
+        if state == L.READY or any(self._words[self._layout.agent(other) + L.STATE] == L.READY for other in self.alive):
             self._failures_in_row = 0
         else:
-            since = [a for a in self.alive.values() if a.started > self._last_failure]
-            if any(self._words[self._layout.agent(a.slot) + L.STATE] == L.READY for a in since):
-                self._failures_in_row = 0
-            self._last_failure = time.monotonic()
             self._failures_in_row += 1
-            if self._failures_in_row >= START_FAILURES_ALLOWED * len(self._slots):
+            was_killed = agent.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
+            allowed = START_KILLS_ALLOWED if was_killed else START_FAILURES_ALLOWED
+            if self._failures_in_row >= allowed * len(self._slots):
                 return AgentStartError(
                     f"{self._failures_in_row} agents in a row died before they could take a task (the last one "
                     f"with exit code {agent.exitcode}); look at their output above, often the main module cannot be "
                     "imported, or starts the pool again without `if __name__ == '__main__'`"
                 )
-        if state != L.LEAVING:
-            logger.warning(
-                "mpsteal: %s; replaced", self._dispatcher.obituary(agent.slot, agent.process.pid, agent.exitcode)
-            )
-        return self._respawn(agent.slot, 0)
+        now = time.monotonic()
+        barren = self._barren[slot] = self._barren.get(slot, 0) + 1 if now - agent.started < BARREN_S else 1
+        if barren == 1:
+            return self._respawn(slot, 0)
+        self._respawn_at[slot] = now + min(BARREN_PAUSE_LAST_S, RESPAWN_PAUSE_S * 2 ** (barren - 2)), 0
+        return None
 
     def _respawn(self, slot: int, tries: int) -> BaseException | None:
         try:
@@ -296,6 +341,7 @@ class Crew:
 
     def kill_all(self) -> None:
         """The engine itself has failed: leave nobody."""
+        self.spares.drop_all()
         for agent in [*self.alive.values(), *self._dead.values()]:
             agent.kill_group()
             agent.close_watch()

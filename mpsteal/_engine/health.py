@@ -14,13 +14,21 @@ from .._agent import loop as _preloaded  # noqa: F401  once here, or every forke
 from .._agent.launch import AgentSpec, agent_main
 
 START_FAILURES_ALLOWED = 3
-"""Deaths in a row before an agent said hello, per agent, until the pool gives up: one is bad luck (the kernel's
-out-of-memory killer), a broken main module is not."""
+"""Deaths in a row before an agent could take work, per agent and while no other can, until the pool gives up: one is
+bad luck, a broken main module is not."""
+
+START_KILLS_ALLOWED = 10
+"""The same where the last one was killed from outside (SIGKILL, SIGTERM): that may stop; when it is the kernel's
+out-of-memory killer, it will not. With the pauses between them that is about 6 s."""
 
 HELLO_TIMEOUT_S = 60.0
 """A forked agent that has not said hello by then is killed and counted: it can hang on a lock that another thread held.
 Others first import the main module, which may take any time, as in the stock pool. Too short kills agents on a machine
 that is short of memory or cores; too long replaces one that hangs late."""
+
+STOP_WAIT_S = 0.1
+"""How long a stopped agent may take to stand still, which is at once unless it is inside a system call that does not
+return (s). Longer holds the engine up, shorter tries again more often."""
 
 
 class AgentProcess:
@@ -29,6 +37,10 @@ class AgentProcess:
     def __init__(self, slot: int, process: Any) -> None:
         self.slot, self.process = slot, process
         self.started = time.monotonic()
+        self.done_before = 0
+        """Chunks finished in its slot before it."""
+        self.had_spare = False
+        """Whether a successor was started for it; once only, whatever became of that."""
         self.watch_fd = -1
         self.owns_fd = False
         self.exitcode: int | None = None
@@ -74,6 +86,51 @@ class AgentProcess:
         if self.watch_fd >= 0:  # still watched: not known to be dead, perhaps not yet leading a group
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
+
+    def is_stopped(self) -> bool:
+        """Whether a signal has stopped it (SIGSTOP, say), or a debugger."""
+        import psutil  # here: 10 ms to import, and few pools ever look
+
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(self.process.pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        return False
+
+    def rss_bytes(self) -> int:
+        """Its resident memory; 0: it cannot be told."""
+        import psutil
+
+        with contextlib.suppress(psutil.Error):
+            return int(psutil.Process(self.process.pid).memory_info().rss)
+        return 0
+
+    def cpu_s(self) -> float:
+        """CPU time that it and what it has started have used so far (s), as far as it can be told."""
+        import psutil
+
+        total = 0.0
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.process.pid)
+            for one in (process, *process.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    total += sum(one.cpu_times()[:4])  # user and system, of itself and of its children that have ended
+        return total
+
+    def stop(self) -> bool:
+        """SIGSTOP, and wait until it stands still; False if it does not (it is in the middle of a system call)."""
+        with contextlib.suppress(OSError):
+            os.kill(self.process.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_WAIT_S
+        while not self.is_stopped():
+            if time.monotonic() > deadline:
+                self.resume()
+                return False
+            time.sleep(0.001)
+        return True
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        with contextlib.suppress(OSError):
+            os.kill(self.process.pid, signal.SIGCONT)
 
     def terminate(self) -> None:
         """SIGTERM to the agent."""

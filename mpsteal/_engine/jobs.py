@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
+from .terms import NO_TERMS, Terms
+
 WINDOW_CHUNKS = 2048
 """Chunks of one imap in flight. Too few: agents wait for the parent (it wakes every 0.5 to 5 ms); too many: more
 memory for payloads and results nobody fetched yet."""
@@ -46,6 +48,8 @@ class Job:
         payloads: what each chunk pickles.
         window: chunks in flight, or None for all at once.
         buffersize: chunks in flight or finished and not consumed, or None.
+        terms: time limit of each item, and how often a chunk may run again.
+        deaths: how many agents a chunk has cost, by index, where it may run again.
     """
 
     def __init__(
@@ -60,9 +64,12 @@ class Job:
         threaded: bool = False,
         wake: Callable[[], None] | None = None,
         site: Any = None,
+        terms: Terms = NO_TERMS,
     ) -> None:
         self.function, self.kind, self.sink, self.site = function, kind, sink, site
         self.window, self.buffersize = window, buffersize
+        self.terms = terms
+        self.deaths: dict[int, int] = {}
         self.number: int | None = None
         self.owns_number = False
         self.index = self.finished = self.consumed = 0

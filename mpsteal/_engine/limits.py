@@ -1,116 +1,80 @@
-"""Time limits and deadlines of tasks, for `Scheduling`. Engine thread only.
+"""Time limits: a task that runs for longer than its `timeout` is ended, and nothing else with it. Engine thread only,
+but for `watched`.
 
-A limit (`timeout`) counts from the start of a task and ends it together with its agent's process, and nothing else with
-it. A deadline is a point in time that is only watched: a task that misses it goes on.
+    claim, started (shared words) --look--> over its limit? --hold its lock--> still that one? --> SIGKILL
+                                                                                                     |
+                                          `Dispatcher.lost`: TaskTimeoutError <--death is settled----'
+
+A limit counts from the start of a task; in a chunk of several items from the start of each, which the agent stamps then
+(`layout.TIMED`). Nobody tells the parent of starts (D9), so it looks.
 """
 
 from __future__ import annotations
 
-import heapq
-import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 from .._queue import layout as L
+from .terms import terms_of
 
 if TYPE_CHECKING:
-    from .schedule import Scheduling
-
-logger = logging.getLogger("mpsteal")
+    from .dispatch import Dispatcher
 
 LOOK_S = 0.02
 """Time between two looks at who has started what, while tasks with a limit wait for their start: a limit is noticed
 late by so much at most; shorter costs wakes. When all of them run, the next look is when the first is over."""
-
-HEAP_SLACK = 64
-"""Finished tasks that the heap of deadlines may hold beyond as many as are unfinished: fewer rebuild it often, more
-keep arguments and results of tasks that are over."""
 
 NEVER = float("inf")
 
 RETRY_S = 0.001
 """Next try when the agent's lock was busy."""
 
+FROZEN_S = 1.0
+"""When its lock has been busy for so long, somebody was stopped inside a section that takes microseconds: the agent is
+stopped, looked at and ended without the lock. Shorter does so on a crowded machine, too, which is right but slow;
+longer lets the task run on."""
+
 
 class Limits:
-    """Who has to be ended, and what is late."""
+    """Who has to be ended."""
 
-    def __init__(self, scheduling: Scheduling) -> None:
-        self._scheduling = scheduling
-        self.limited = 0
-        """Unfinished tasks with a limit."""
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self.watched: set[Any] = set()
+        """What has a limit and is not over: calls and jobs of a Pool (whoever submits adds them), tasks."""
         self.ending: dict[int, int] = {}
         """The chunk for which an agent was ended, by slot, until its death is settled."""
         self._seen_start: dict[int, tuple[int, int]] = {}
+        self._refused_since: dict[int, float] = {}
         self._look_at = 0.0
-        self._deadlines: list[tuple[int, int, Any]] = []
-        self.with_deadline = 0
-        """Unfinished tasks in there."""
 
-    def watch(self, task: Any) -> None:
-        """A task has come in."""
-        terms = task._terms
-        if terms.timeout_ns:
-            self.limited += 1
-            self._look_at = 0.0
-        if terms.deadline_ns:
-            heapq.heappush(self._deadlines, (terms.deadline_ns, task.id, task))
-            self.with_deadline += 1
-            self._scheduling.metrics.deadlines_at_risk += terms.at_risk
-
-    def finished(self, task: Any) -> None:
-        """A task is over."""
-        terms, was_watched = task._terms, task._seq > 0  # else it was over before it came in
-        if terms.timeout_ns and was_watched:
-            self.limited -= 1
-        if not terms.deadline_ns:
-            return
-        if task._completed_ns > terms.deadline_ns:
-            self._missed(task)
-        if not was_watched:
-            return
-        self.with_deadline -= 1
-        if len(self._deadlines) > 2 * self.with_deadline + HEAP_SLACK:
-            self._deadlines = [entry for entry in self._deadlines if not entry[2]._is_finished]
-            heapq.heapify(self._deadlines)
+    def look_soon(self) -> None:
+        """Something with a limit has come in."""
+        self._look_at = 0.0
 
     def turn(self, now: float) -> None:
         """Look at what is due."""
-        if self.limited:
-            self._check_starts(now)
-        else:
+        if self.watched:
+            if now >= self._look_at:
+                self._check_starts(now)
+        elif self._seen_start:
             self._seen_start.clear()
-        deadlines = self._deadlines
-        while deadlines and (deadlines[0][2]._is_finished or deadlines[0][0] <= time.monotonic_ns()):
-            task = heapq.heappop(deadlines)[2]
-            if not task._is_finished:
-                self._missed(task)
 
     def due(self) -> list[float]:
         """When to look again (monotonic clock, s)."""
-        times = []
-        if self.limited and self._scheduling.inflight:
-            times.append(self._look_at)
-        if self._deadlines:
-            times.append(self._deadlines[0][0] / 1e9)
-        return times
-
-    def _missed(self, task: Any) -> None:
-        if not task._terms.missed:
-            task._terms.missed = True
-            self._scheduling.metrics.deadlines_missed += 1
-            logger.warning("mpsteal: task %d (%r) missed its deadline", task.id, task.name)
+        return [self._look_at] if self.watched and self._dispatcher.inflight else []
 
     def _check_starts(self, now: float) -> None:
-        scheduling = self._scheduling
-        words, layout = scheduling.words, scheduling.segment.layout
+        dispatcher = self._dispatcher
+        words, layout = dispatcher.words, dispatcher.segment.layout
         now_ns = time.monotonic_ns()
         running, look_at = 0, NEVER
-        for slot in scheduling.slots:
+        for slot in dispatcher.slots:
             base = layout.agent(slot)
             chunk = words[base + L.CLAIM]
-            task = scheduling.pages.sink_of(chunk) if chunk >= 0 else None
-            if task is None or not task._terms.timeout_ns or slot in self.ending or slot not in scheduling.crew.alive:
+            sink = dispatcher.pages.sink_of(chunk) if chunk >= 0 else None
+            terms = None if sink is None else terms_of(sink)
+            if terms is None or not terms.timeout_ns or slot in self.ending or slot not in dispatcher.crew.alive:
                 continue
             seen = self._seen_start.get(slot)
             if seen is None or seen[0] != chunk:
@@ -119,14 +83,16 @@ class Limits:
             started = seen[1]
             if words[base + L.LOADED] == chunk:
                 started = words[base + L.STARTED_NS]
-                running += 1
-            due_ns = started + task._terms.timeout_ns
+                running += type(sink) is not tuple  # of a job there may be more
+            due_ns = started + terms.timeout_ns
             if due_ns > now_ns:
                 look_at = min(look_at, now + (due_ns - now_ns) / 1e9)
-            elif not self._end(slot, chunk):
+            elif self._end(slot, chunk) or self._end_frozen(slot, chunk, now):
+                self._refused_since.pop(slot, None)
+            else:
                 look_at = min(look_at, now + RETRY_S)
         # Nobody tells when one of the others starts; when an agent dies, one of these may have to wait again.
-        if running != self.limited or look_at == NEVER:
+        if running != len(self.watched) or look_at == NEVER:
             look_at = min(look_at, now + LOOK_S)
         self._look_at = look_at
 
@@ -136,22 +102,43 @@ class Limits:
         Its lock and a mark keep it from starting the next one meanwhile; both are left for who settles its death, which
         finds the mark of the parent and clears it.
         """
-        scheduling = self._scheduling
-        words, locks, deques = scheduling.words, scheduling.locks, scheduling.deques
-        base = scheduling.segment.layout.agent(slot)
+        dispatcher = self._dispatcher
+        words, locks, deques = dispatcher.words, dispatcher.locks, dispatcher.deques
         if not deques.hold(slot):
             return False
-        scheduling.collector.collect(slot)
-        if words[base + L.CLAIM] == chunk and scheduling.pages.sink_of(chunk) is not None:
+        if self._still_runs(slot, chunk):
             self.ending[slot] = chunk
-            scheduling.crew.alive[slot].kill_group()
+            dispatcher.crew.alive[slot].kill_group()
             return True
-        words[base + L.MARK] = 0
+        words[dispatcher.segment.layout.agent(slot) + L.MARK] = 0
         locks.unlock(slot)
+        return True
+
+    def _still_runs(self, slot: int, chunk: int) -> bool:
+        """Whether an agent that can start nothing has this chunk and no result for it."""
+        dispatcher = self._dispatcher
+        dispatcher.collector.collect(slot)
+        claim = dispatcher.words[dispatcher.segment.layout.agent(slot) + L.CLAIM]
+        return claim == chunk and dispatcher.pages.sink_of(chunk) is not None
+
+    def _end_frozen(self, slot: int, chunk: int, now: float) -> bool:
+        """The same without its lock, when that has not come for long: it starts nothing while it is stopped."""
+        if now < self._refused_since.setdefault(slot, now) + FROZEN_S:
+            return False
+        agent = self._dispatcher.crew.alive[slot]
+        was_stopped = agent.is_stopped()
+        if not was_stopped and not agent.stop():
+            return False
+        if self._still_runs(slot, chunk):
+            self.ending[slot] = chunk
+            agent.kill_group()
+        elif not was_stopped:
+            agent.resume()
         return True
 
     def death_settled(self, slot: int) -> bool:
         """The death of an agent is settled; whether it was ended for a limit."""
         self._seen_start.pop(slot, None)
+        self._refused_since.pop(slot, None)
         self._look_at = 0.0
         return self.ending.pop(slot, None) is not None

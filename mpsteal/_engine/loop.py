@@ -41,13 +41,17 @@ from .crew import Crew
 from .dispatch import Dispatcher
 from .guard import Guard
 from .health import interrupts_deferred
+from .recycle import AgentLimits, Recycler
 from .validate import validate
+from .vitals import STUCK_AFTER_S, Vitals, health_of
 
 logger = logging.getLogger("mpsteal")
 
 RUN, CLOSING, STOPPING, TERMINATING, ENDED = range(5)
 
 _AWAKE: list[bool] = []
+
+NO_LIMITS = AgentLimits()
 
 LOOK_FIRST_S, LOOK_LAST_S = 0.005, 0.05
 """When the engine looks at the rings unasked: a shorter first look costs wake-ups under long tasks, a longer one
@@ -81,11 +85,12 @@ class Engine:
         context: Any,
         initializer: Any = None,
         initargs: tuple[Any, ...] = (),
-        max_tasks: int | None = None,
+        limits: AgentLimits = NO_LIMITS,
         geometry: dict[str, int] | None = None,
         dispatcher: Callable[..., Dispatcher] = Dispatcher,
         balancing: Balancing | None = None,
         what: str = "the pool",
+        stuck_after_s: float = STUCK_AFTER_S,
     ) -> None:
         self._what = what
         """What the front door's user made, in errors: who has a scheduler never made a pool."""
@@ -105,7 +110,8 @@ class Engine:
         self.at_exit: Any = None
         self._cancels: deque[tuple[Any, list[bool], Any]] = deque()
         self._calls: deque[tuple[Callable[[], Any], list[Any], Any]] = deque()
-        self._initializer, self._initargs, self._max_tasks = initializer, initargs, max_tasks
+        self._initializer, self._initargs, self._limits = initializer, initargs, limits
+        self._stuck_after_s = stuck_after_s
         self._close_asked = self._terminate_asked = False
         self.waiting: list[Any] = []
         """`(handle, gate)` of every thread that waits for a result. Here and below callers and the engine share only
@@ -183,6 +189,8 @@ class Engine:
             forks=self._forks,
         )
         self.dispatcher.attach(self)
+        self.vitals = Vitals(self.dispatcher, self._stuck_after_s)
+        self.recycler = Recycler(self.dispatcher, self.crew, self._limits)
         self.crew.start_all()
         self.selector = selectors.DefaultSelector()
         self._cleanup.callback(self.selector.close)
@@ -221,7 +229,7 @@ class Engine:
             parent_watch=None if self._parent_watch is None else Descriptor(self._parent_watch),
             initializer=self._initializer,
             initargs=self._initargs,
-            max_tasks=self._max_tasks,
+            max_tasks=self._limits.max_tasks,
             owners_are_fenced=self._owners_are_fenced,
             balancing=self._balancing,
             dies_with_starter=self._is_starter and threading.current_thread() in (threading.main_thread(), self.thread),
@@ -380,10 +388,14 @@ class Engine:
         validate(self)
 
     def status(self) -> list[dict[str, Any]]:
-        """See `_queue.manager.all_status`; after the end, what was last known."""
+        """See `_queue.manager.all_status`, and each agent's health; after the end, what was last known."""
         if self.state < ENDED:
             with contextlib.suppress(ValueError):
-                self._last_status = all_status(self.segment)
+                rows = all_status(self.segment)
+                for row in rows:
+                    slot = row["slot"]
+                    row["health"] = health_of(row, self.dispatcher.frozen.get(slot), self.crew.alive.get(slot))
+                self._last_status = rows
         return self._last_status
 
     # -- the loop -------------------------------------------------------------------------------------------------
@@ -415,8 +427,9 @@ class Engine:
             due += self.crew.due(now)
         if self.guard.due is not None and self.state <= CLOSING:
             due.append(self.guard.due)
-        if self._balancing is not None:
-            due += self.dispatcher.due(now)
+        due += self.dispatcher.due(now) + self.vitals.due()
+        if self.state <= CLOSING:
+            due += self.recycler.due()
         return max(0.0, min(due) - now) if due else None
 
     def _pace(self) -> None:
@@ -460,6 +473,8 @@ class Engine:
                 self.crew.died(slot)
             elif what == "guard":
                 self.guard.died()
+            elif what == "spare":
+                self.crew.spares.died(slot)
             else:
                 try:
                     os.read(key.fd, 4096)
@@ -505,8 +520,10 @@ class Engine:
             self.collector.wake()
         self._stuck = not self.dispatcher.flush()
         is_full = self._stuck and not self.dispatcher.pages.live  # before others free some
-        if self._balancing is not None:
-            self.dispatcher.turn(now)
+        self.dispatcher.turn(now)
+        self.vitals.turn(now)
+        if self.recycler.is_needed and self.state <= CLOSING:
+            self.recycler.turn(now)
         if is_full:
             # Nothing has a page whose end could make room.
             full = SegmentFullError("no memory for a page of tasks: the device of the segment is full")
@@ -534,6 +551,7 @@ class Engine:
 
     def _stop_agents(self, state: int) -> None:
         self.state = max(self.state, state)
+        self.crew.spares.drop_all()
         self.words[L.STOP] = 2 if state == TERMINATING else 1
         for slot in self.slots:
             self.dispatcher.ring(slot)

@@ -35,8 +35,6 @@ class Roster:
         self._registered = 0
         self.moving: set[int] = set()
         """Slots whose queue has to be given to others."""
-        self.why_ended: dict[int, str] = {}
-        """Why an agent was ended that is about to be replaced, in words, by slot."""
 
     def add(self, name: str, capabilities: frozenset[str]) -> tuple[int, int]:
         """Start an agent in a free slot, and place what has waited for one like it.
@@ -107,16 +105,16 @@ class Roster:
             if not classes.has_agents(number):
                 classes.tell_unmatched(number, scheduling.tasks_of(lo, lo + 1)[0])
 
-    def gone(self, slot: int, *, for_good: bool, is_end: bool = False) -> None:
-        """See `Dispatcher.gone`: others get its queue, unless only one task's time was over."""
+    def gone(self, slot: int, *, for_good: bool, is_end: bool = False, has_left: bool = False) -> None:
+        """See `Dispatcher.gone`: others get its queue, unless only one task's time was over, or it has a successor."""
         scheduling = self._scheduling
-        ended_for_limit = scheduling.limits.death_settled(slot)
+        was_sent = scheduling.limits.death_settled(slot) or has_left
         scheduling.urgent.changed = True
         if for_good or is_end:
-            self.why_ended.pop(slot, None)
+            scheduling.why_ended.pop(slot, None)
         if is_end and not for_good:
             return  # all agents leave
-        if not for_good and not ended_for_limit and not scheduling.rules.agents.replace_dead:
+        if not for_good and not was_sent and not scheduling.rules.agents.replace_dead:
             logger.warning("mpsteal: agent %r died and is not replaced", self.records[slot].name)
             self._retire(slot)
             for_good = True
@@ -125,7 +123,7 @@ class Roster:
             base = scheduling.segment.layout.agent(slot)
             scheduling.words[base + L.LEAVE] = scheduling.words[base + L.HELD] = 0
             scheduling.metrics.agent_left(self.records.pop(slot).name)
-        if for_good or not ended_for_limit:
+        if for_good or not was_sent:
             self.moving.add(slot)
             self.move_away()
 
@@ -147,6 +145,20 @@ class Roster:
                 scheduling.words[scheduling.segment.layout.agent(slot) + L.LEAVE] = 1
                 scheduling.locks.fence()
                 scheduling.ring(slot)
+            scheduling.metrics.redistributed += len(chunks)
+            scheduling.place_again(chunks)
+
+    def relieve(self, slot: int) -> None:
+        """Give what is queued at an agent that does not get on to others, as far as any of them gets on."""
+        scheduling = self._scheduling
+        classes, deques, frozen = scheduling.classes, scheduling.deques, scheduling.frozen
+
+        def fits(chunk: int) -> bool:
+            return any(other not in frozen for other in classes.placement.agents_of(classes.class_of(chunk)))
+
+        taken = deques.take_back(slot, 1 << 62, deques.levels, fits=fits)
+        if taken:
+            chunks = sorted(chunk for _, lo, hi in taken for chunk in range(lo, hi))
             scheduling.metrics.redistributed += len(chunks)
             scheduling.place_again(chunks)
 

@@ -7,7 +7,7 @@
 
 It stands where a Pool has its `Dispatcher`, under the same engine: one queue, one process model. Engine thread only.
 What it decides comes from `_policy`; here is what has to be done for it. Beside it: `classes.py` (skills), `roster.py`
-(agents), `dependents.py`, `urgent.py` (what is held), `limits.py` (time), `balance.py` (moves between agents),
+(agents), `dependents.py`, `urgent.py` (what is held), `deadlines.py`, `balance.py` (moves between agents),
 `collect_tasks.py` (results), `records.py` and `terms.py` (data), `validate_tasks.py` (invariants).
 
 Urgent are the protected (from `order.protected_from` on) and tasks with a deadline. A priority p has two levels:
@@ -28,17 +28,17 @@ from typing import Any
 from .._policy.order import Aging
 from .._policy.rules import Rules
 from .._queue import layout as L
-from ..errors import AgentDiedError, TaskCancelledError, TaskTimeoutError
+from ..errors import AgentDiedError, TaskCancelledError
 from .balance import Balancer
 from .classes import Classes
 from .collect_tasks import NOT_NOTED
+from .deadlines import Deadlines
 from .dependents import Dependents, note_failure
 from .dispatch import Batch, Dispatcher
 from .future import PENDING, settle
-from .limits import Limits
 from .records import Ended
 from .roster import MOVE_RETRY_S, Roster
-from .terms import NO_TERMS
+from .terms import NO_TERMS, agents_lost
 from .urgent import GROUP_SHIFT, URGENT, Urgent
 from .validate_tasks import validate_tasks
 
@@ -57,6 +57,8 @@ LENGTHS_STALE = 10
 """Queue lengths are read again when so many times the time of the last reading has passed: a smaller factor spends more
 than a tenth of the parent on reading, a larger one places by older lengths."""
 
+LAST_RESORT = 1 << 20  # queue length that an agent is given in placing which does not get on: longer than any other
+
 RUN_MEMORY = 0.75
 """Weight of what was known of an agent's run times before, when a task is over: less follows single tasks, more lags
 behind a change."""
@@ -73,6 +75,7 @@ class Scheduling(Dispatcher):
     def __init__(self, *parts: Any, rules: Rules, metrics: Any) -> None:
         super().__init__(*parts)
         self.rules, self.metrics = rules, metrics
+        self.counts = metrics
         self.classes = Classes(self)
         self.roster = Roster(self)
         self.dependents = Dependents(self)
@@ -94,14 +97,13 @@ class Scheduling(Dispatcher):
         movable = tuple(reversed(range(LEVELS_PER_PRIORITY * (order.protected_from - 1))))
         urgent_levels = tuple(range(LEVELS - 1, 0, -LEVELS_PER_PRIORITY))
         self.urgent = Urgent(self, Aging(order.aging_tasks, LEVELS_PER_PRIORITY), urgent_levels)
-        self.limits = Limits(self)
+        self.deadlines = Deadlines(self)
         self.balancer = Balancer(self, movable)
 
     def attach(self, engine: Any) -> None:
         """See `Dispatcher.attach`."""
-        self.crew, self.collector = engine.crew, engine.collector
+        super().attach(engine)
         self._engine = engine  # for tasks that are over, which know their dispatcher alone
-        self.pages.must_stay = lambda task: task._terms.tries_left > 0
         self.classes.number_of(frozenset(), protected=False)
 
     def place_of(self, priority: int, skills: frozenset[str], *, refused: str | None = None) -> int:
@@ -142,7 +144,10 @@ class Scheduling(Dispatcher):
             if not task._seq:  # the first look at it
                 task._seq = task._ready_ns  # when it was submitted: one number less for the garbage collector to visit
                 if task._terms is not NO_TERMS:
-                    self.limits.watch(task)
+                    if task._terms.timeout_ns:
+                        self.limits.watched.add(task)
+                        self.limits.look_soon()
+                    self.deadlines.watch(task)
                 if task._links is not None and not self.dependents.link(task):
                     continue
             if task._state is not PENDING:
@@ -245,7 +250,7 @@ class Scheduling(Dispatcher):
         parked = [slot for slot in self.slots if words[layout.agent(slot) + L.PARKED]]
         for slot in parked:
             if slot in pushed:
-                pushed[slot] -= 1
+                pushed[slot] -= slot not in self.frozen
                 self.ring(slot)
         helpers = sum(pushed.values()) if self.rules.strategy != "push" else 0
         for slot in parked:
@@ -286,7 +291,7 @@ class Scheduling(Dispatcher):
             # It runs something that a new task would have to wait for. Looked at last: it claims before it takes, so
             # what it takes meanwhile is counted in one place at least. One that looks around has no claim.
             busy = words[base + L.CLAIM] != L.NONE and not words[base + L.PARKED] and words[base + L.STATE] == L.READY
-            self.classes.placement.set_queue(slot, queued + busy)
+            self.classes.placement.set_queue(slot, queued + busy if slot not in self.frozen else LAST_RESORT)
         done = time.monotonic()
         self.lengths_due = done + LENGTHS_STALE * (done - now)
 
@@ -306,9 +311,26 @@ class Scheduling(Dispatcher):
         for number in [n for n in self.stranded if can_run(n, slot)]:
             self.place_again(sorted(self.stranded.pop(number)))
 
-    def gone(self, slot: int, *, for_good: bool, is_end: bool = False) -> None:
+    def help_out(self, slot: int) -> None:
+        """See `Dispatcher.help_out`; protected tasks, which nobody steals, are placed anew as well."""
+        self.lengths_due = 0.0
+        self.urgent.changed = True
+        self._read_lengths()
+        if len(self.slots) > 1:
+            self.roster.relieve(slot)
+
+    def thawed(self) -> None:
+        """See `Dispatcher.thawed`."""
+        self.lengths_due = 0.0
+        self.urgent.changed = True
+
+    def agent_id(self, slot: int) -> int | str:
+        """See `Dispatcher.agent_id`."""
+        return self.roster.records[slot].name
+
+    def gone(self, slot: int, *, for_good: bool, is_end: bool, has_left: bool) -> None:
         """See `Dispatcher.gone`."""
-        self.roster.gone(slot, for_good=for_good, is_end=is_end)
+        self.roster.gone(slot, for_good=for_good, is_end=is_end, has_left=has_left)
 
     # -- results --------------------------------------------------------------------------------------------------
 
@@ -332,7 +354,8 @@ class Scheduling(Dispatcher):
                 metrics.failed += 1
             self.ended.failed(task.id, note_failure(task, value))
         if task._terms is not NO_TERMS:
-            self.limits.finished(task)
+            self.limits.watched.discard(task)
+            self.deadlines.finished(task)
         if task._links is not None:
             task._links.waits = 0
 
@@ -369,8 +392,8 @@ class Scheduling(Dispatcher):
         self.metrics.runs.add(runs_ns)
         self.metrics.waits.add([task._started_ns - task._ready_ns for task in tasks])
 
-    def lost(self, slot: int, chunk: int, error: BaseException) -> BaseException | None:
-        """See `Dispatcher.lost`: the end of its time, another try, or the death itself."""
+    def lost(self, slot: int, chunk: int, error: AgentDiedError) -> BaseException | None:
+        """See `Dispatcher.lost`; and it is noted at the task and at the agent."""
         task = self.pages.sink_of(chunk)
         words, base = self.words, self.segment.layout.agent(slot)
         if words[base + L.LOADED] == chunk:
@@ -379,23 +402,19 @@ class Scheduling(Dispatcher):
         task._agent = record.name
         record.failed += 1
         self.roster.tell_success(slot)
-        if self.limits.ending.get(slot) == chunk:
-            self.metrics.timeouts += 1
-            self.roster.why_ended[slot] = f"task {task.id} ({task.name!r}) ran for longer than its {task.timeout:g} s"
-            return TaskTimeoutError(task.name, task.timeout)
-        self.metrics.agent_deaths += 1
-        if isinstance(error, AgentDiedError):
-            error = AgentDiedError(record.name, error.pid, error.exitcode, error.task)
-        terms = task._terms
-        if terms.tries_left <= 0:
-            return error
-        terms.tries_left -= 1
-        task._started_ns = 0
-        self.metrics.retried += 1
-        tries = terms.retries + 1
-        logger.warning("mpsteal: %s; it runs again (try %d of %d)", error, tries - terms.tries_left, tries)
+        outcome = super().lost(slot, chunk, AgentDiedError(record.name, error.pid, error.exitcode, error.task))
+        if outcome is None:
+            task._started_ns = 0
+        return outcome
+
+    def queue_again(self, chunk: int) -> None:
+        """See `Dispatcher.queue_again`."""
         self.place_again([chunk])
-        return None
+
+    def id_of(self, chunk: int) -> int:
+        """See `Dispatcher.id_of`."""
+        task = self.pages.sink_of(chunk)
+        return chunk if task is None else int(task.id)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -410,7 +429,8 @@ class Scheduling(Dispatcher):
             self.roster.move_away()
         if self.overflow:
             self._refill()
-        self.limits.turn(now)
+        super().turn(now)
+        self.deadlines.turn()
         self.balancer.turn(now)
         self.urgent.give_out()
         if self.is_draining:
@@ -418,7 +438,7 @@ class Scheduling(Dispatcher):
 
     def due(self, now: float) -> list[float]:
         """See `Dispatcher.due`."""
-        times = self.limits.due() + self.balancer.due()
+        times = super().due(now) + self.deadlines.due() + self.balancer.due()
         if self.roster.moving:
             times.append(now + MOVE_RETRY_S)
         return times
@@ -484,18 +504,20 @@ class Scheduling(Dispatcher):
 
     def obituary(self, slot: int, pid: int, exitcode: int | None) -> str:
         """See `Dispatcher.obituary`."""
-        name, why = self.roster.records[slot].name, self.roster.why_ended.pop(slot, None)
-        how = f"was ended, since {why}" if why else f"died with exit code {exitcode}"
-        return f"agent {name!r} (pid {pid}) {how}"
+        return f"agent {self.roster.records[slot].name!r} (pid {pid}) {self.how_it_ended(slot, exitcode)}"
 
     def describe(self, chunk: int) -> str:
         """See `Dispatcher.describe`."""
         task = self.pages.sink_of(chunk)
         if task is None:
             return super().describe(chunk)
-        terms = task._terms
-        tries = f", try {terms.retries + 1 - terms.tries_left} of {terms.retries + 1}" if terms.retries else ""
+        tries = f", try {agents_lost(task) + 1} of {task.retries + 1}" if task.retries else ""
         return f"task {task.id} ({task.name!r}{tries})"
+
+    def name_of_chunk(self, chunk: int) -> str:
+        """See `Dispatcher.name_of_chunk`."""
+        task = self.pages.sink_of(chunk)
+        return super().name_of_chunk(chunk) if task is None else str(task.name)
 
     def fail_sent(self, error: BaseException) -> None:
         """See `Dispatcher.fail_sent`; and nothing is kept back any more."""

@@ -1,14 +1,16 @@
 """What only some tasks have: terms (deadline, time limit, tries, cost), and links to other tasks.
 
-The front door makes them, the engine keeps them up to date.
+The front door makes them, the engine keeps them up to date. Calls of a Pool have a limit and tries at most.
 """
 
 from __future__ import annotations
 
-import datetime
 import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import datetime
 
 _EPOCH_S = 1e9
 """A deadline of more seconds is taken for a point in time that was given by mistake (30 years)."""
@@ -46,16 +48,17 @@ class Terms:
         cost: float | None = None,
     ) -> None:
         if timeout is not None:
-            _check_seconds("timeout", timeout)
+            check_seconds("timeout", timeout)
         if cost is not None:
-            _check_seconds("cost", cost)
+            check_seconds("cost", cost)
         if type(retries) is not int or retries < 0:
             raise ValueError(f"retries must be a whole number from 0 on, not {retries!r}")
-        if deadline is not None and not isinstance(deadline, datetime.datetime):
-            _check_seconds("deadline", deadline, may_be_past=True)
-            if deadline > _EPOCH_S:
+        if deadline is not None and not _is_time(deadline):
+            seconds: Any = deadline
+            check_seconds("deadline", seconds, may_be_past=True)
+            if seconds > _EPOCH_S:
                 raise ValueError(
-                    f"deadline counts seconds from the submission on, and {deadline!r} are {deadline / 31_557_600:.0f} "
+                    f"deadline counts seconds from the submission on, and {seconds!r} are {seconds / 31_557_600:.0f} "
                     "years; a point in time is a datetime"
                 )
         self.deadline, self.timeout, self.retries, self.cost = deadline, timeout, retries, cost
@@ -66,15 +69,46 @@ class Terms:
 
     def submitted(self, now_ns: int) -> None:
         """The clock of a relative deadline starts."""
-        if isinstance(self.deadline, datetime.datetime):
+        deadline: Any = self.deadline
+        if _is_time(deadline):
             # Never 0: that is none.
-            self.deadline_ns = int(self.deadline.timestamp() * 1e9) - (time.time_ns() - time.monotonic_ns()) or 1
-        elif self.deadline is not None:
-            self.deadline_ns = now_ns + int(self.deadline * 1e9) or 1
+            self.deadline_ns = int(deadline.timestamp() * 1e9) - (time.time_ns() - time.monotonic_ns()) or 1
+        elif deadline is not None:
+            self.deadline_ns = now_ns + int(deadline * 1e9) or 1
 
 
 NO_TERMS = Terms()
 """Of all tasks without any: nobody writes to it."""
+
+
+def terms_of(sink: Any) -> Terms:
+    """The terms of whoever waits for a chunk: of a task, of a single call, or of the job that it belongs to."""
+    terms: Terms = sink[0].terms if type(sink) is tuple else sink._terms
+    return terms
+
+
+def agents_lost(sink: Any) -> int:
+    """How many agents have died so far while they ran this."""
+    if type(sink) is tuple:
+        job, index = sink
+        deaths: dict[int, int] = job.deaths
+        return deaths.get(index, 0)
+    terms = terms_of(sink)
+    return terms.retries - terms.tries_left
+
+
+def may_run_again(sink: Any) -> bool:
+    """Whether it has leave to run once more if its agent dies."""
+    return agents_lost(sink) < terms_of(sink).retries
+
+
+def spend_try(sink: Any) -> None:
+    """It runs again."""
+    if type(sink) is tuple:
+        job, index = sink
+        job.deaths[index] = job.deaths.get(index, 0) + 1
+    else:
+        terms_of(sink).tries_left -= 1
 
 
 class Links:
@@ -96,7 +130,16 @@ class Links:
         self.dependents: list[Any] = []
 
 
-def _check_seconds(name: str, value: float, *, may_be_past: bool = False) -> None:
+def _is_time(deadline: Any) -> bool:
+    if deadline is None or type(deadline) in (int, float):
+        return False
+    import datetime  # here: a Pool needs none
+
+    return isinstance(deadline, datetime.datetime)
+
+
+def check_seconds(name: str, value: float, *, may_be_past: bool = False) -> None:
+    """Raise TypeError or ValueError unless it is a finite number of seconds above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         or_a_time = " or a datetime" if may_be_past else ""
         raise TypeError(f"{name} must be a number of seconds{or_a_time}, not {value!r}")

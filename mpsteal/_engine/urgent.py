@@ -54,7 +54,7 @@ class Urgent:
         assert len(tasks) == hi - lo, f"S3 [{lo}, {hi}) is not within one page"
         self.count += hi - lo
         self.changed = True
-        if not self._scheduling.limits.with_deadline:  # of all tasks; the usual case
+        if not self._scheduling.deadlines.unfinished:  # of all tasks; the usual case
             self._held.add(number, level, None, tasks[0]._seq, (lo, hi))
             return
         for has_deadline, run in groupby(tasks, _has_deadline):
@@ -102,7 +102,7 @@ class Urgent:
         """How many urgent tasks an agent may be handed now: one if it is free for it, more if its tasks are short."""
         scheduling = self._scheduling
         words, base = scheduling.words, scheduling.segment.layout.agent(slot)
-        if words[base + L.STATE] != L.READY or slot in scheduling.crew.leaving:
+        if words[base + L.STATE] != L.READY or slot in scheduling.crew.leaving or slot in scheduling.frozen:
             return 0
         order, mean = scheduling.rules.order, scheduling.roster.records[slot].mean_ns
         ahead, parked = 0, words[base + L.PARKED]

@@ -86,13 +86,13 @@ def _check_words(scheduling: Scheduling) -> None:
 
 
 def _check_counts(scheduling: Scheduling) -> None:
-    urgent, limits, classes = scheduling.urgent, scheduling.limits, scheduling.classes
+    urgent, deadlines, classes = scheduling.urgent, scheduling.deadlines, scheduling.classes
     held = sum(hi - lo for lo, hi in urgent)
     assert urgent.count == held, f"S6 {urgent.count} chunks counted as held, {held} are"
-    seen = [task._terms for task in scheduling.unfinished.values() if task._seq]
-    limited = sum(terms.timeout_ns > 0 for terms in seen)
-    assert limits.limited == limited, f"S6 {limits.limited} tasks counted with a limit, {limited} are"
-    dated = sum(terms.deadline_ns > 0 for terms in seen)
-    assert limits.with_deadline == dated, f"S6 {limits.with_deadline} tasks counted with a deadline, {dated} are"
+    seen = [task for task in scheduling.unfinished.values() if task._seq]
+    limited, watched = {task for task in seen if task._terms.timeout_ns}, scheduling.limits.watched
+    assert watched == limited, f"S6 {len(watched)} tasks watched for their limit, {len(limited)} have one"
+    dated = sum(task._terms.deadline_ns > 0 for task in seen)
+    assert deadlines.unfinished == dated, f"S6 {deadlines.unfinished} tasks counted with a deadline, {dated} are"
     nobody = {number for number in range(len(classes.skills)) if not classes.has_agents(number)}
     assert classes.nobody == nobody, f"S6 classes without an agent: {classes.nobody}, not {nobody}"

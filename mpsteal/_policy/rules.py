@@ -54,6 +54,34 @@ class AgentRules:
     replace_dead: bool = field(
         default=True, metadata=_says("Whether an agent that died is replaced by a fresh one", "switch")
     )
+    stuck_after_s: float = field(
+        default=60.0,
+        metadata=_says(
+            "An agent that for so long has neither finished anything nor used CPU time is seen as stuck",
+            "seconds",
+            above=0,
+            most=LONGEST_S,
+        ),
+    )
+    max_tasks: int = field(
+        default=0,
+        metadata=_says("Tasks after which an agent's process is replaced by a fresh one; 0: never", "tasks", least=0),
+    )
+    max_age_s: float = field(
+        default=0.0,
+        metadata=_says(
+            "Age from which an agent's process is replaced between two tasks; 0: never",
+            "seconds",
+            least=0,
+            most=LONGEST_S,
+        ),
+    )
+    max_rss_bytes: int = field(
+        default=0,
+        metadata=_says(
+            "Resident memory from which an agent's process is replaced between two tasks; 0: never", "bytes", least=0
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

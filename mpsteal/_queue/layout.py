@@ -21,6 +21,7 @@ MAGIC_VALUE = 0x6D70_7374_6561_6C31  # "mpsteal1"
 CLAIM, STARTED_NS, RESULT_TAIL, DONE, BUSY_NS, LOADED, CLAIM_AT = 0, 1, 2, 3, 4, 5, 6  # written by the agent
 RESULT_HEAD, BLOCKS_FREED, LEAVE, HELD, NEWS = 8, 9, 10, 11, 12  # written by the parent
 PARKED, RING_FULL, STATE, PID = 16, 17, 18, 19  # written by the agent (the parent resets them between agents)
+SPARE_PID, SPARE_UP = 20, 21  # written by the process that is to be the next agent (the parent resets them)
 MARK, J_VICTIM, J_ENTRY, J_MID, J_HI, J_LEVEL = 24, 25, 26, 27, 28, 29  # under the lock
 LOOT_LO, LOOT_HI, LOOT_LEVEL = 32, 33, 34  # under the lock, but that the owner moves `lo` without
 STEALS, STEALS_FAILED, CHUNKS_STOLEN, STOLEN_FROM, REPAIRS = 40, 41, 42, 43, 44
@@ -38,6 +39,7 @@ SLOT_WORDS = 4
 # Flags of a chunk slot.
 KIND_CALL, KIND_CALL_KWDS, KIND_MAP, KIND_STARMAP = 0, 1, 2, 3
 KIND_MASK, IN_BLOCK = 3, 4
+TIMED = 32  # a chunk of items, each of which has a time limit: the agent stamps the start of each
 KIND_INT, KIND_TWO_INTS = 8, 16  # a call with small ints, which stand in place of offset and size: no payload
 INT_LIMIT = 1 << 62  # below this, either sign, an int travels in a word
 CLASS_SHIFT = 8  # SLOT_FLAGS from this bit on: the chunk's class, 0: every agent can run it

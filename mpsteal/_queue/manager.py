@@ -41,8 +41,10 @@ STATE_NAMES = {
 
 
 def agent_status(segment: Segment, slot: int) -> dict[str, Any]:
-    """One agent: slot, pid, state, chunks done, seconds busy, steals. Plain data, read without locks."""
+    """One agent: slot, pid, state, chunks done, seconds busy, steals, and so on. Plain data, read without locks."""
     words, base = segment.words, segment.layout.agent(slot)
+    parked = bool(words[base + L.PARKED])
+    is_running = not parked and words[base + L.STATE] == L.READY and words[base + L.CLAIM] != L.NONE
     return {
         "slot": slot,
         "pid": words[base + L.PID],
@@ -54,7 +56,9 @@ def agent_status(segment: Segment, slot: int) -> dict[str, Any]:
         "chunks_stolen": words[base + L.CHUNKS_STOLEN],
         "chunks_lost": words[base + L.STOLEN_FROM],
         "repairs": words[base + L.REPAIRS],
-        "parked": bool(words[base + L.PARKED]),
+        "parked": parked,
+        # Since the start of what it took last, which may just be over.
+        "running_s": max(0.0, (time.monotonic_ns() - words[base + L.STARTED_NS]) / 1e9) if is_running else 0.0,
     }
 
 
@@ -183,11 +187,12 @@ def end_agents(segment: Segment) -> None:
     while quiet < 3 and time.monotonic() < deadline:
         quiet += 1
         for slot in range(layout.geometry.slots):
-            pid = words[layout.agent(slot) + L.PID]
-            # Once each: where nobody reaps orphans, a dead leader can be signalled for ever.
-            if pid > 1 and pid not in ended and kill_group(pid):
-                ended.add(pid)
-                quiet = 0
+            base = layout.agent(slot)
+            for pid in (words[base + L.PID], words[base + L.SPARE_PID]):
+                # Once each: where nobody reaps orphans, a dead leader can be signalled for ever.
+                if pid > 1 and pid not in ended and kill_group(pid):
+                    ended.add(pid)
+                    quiet = 0
         # An agent that was being started may register late; look again until it is quiet.
         time.sleep(0.05)
 

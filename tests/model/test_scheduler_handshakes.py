@@ -549,22 +549,26 @@ def test_ended_agent_is_kept_out_until_it_is_dead() -> None:
 
 LIMITS_MUTANTS: dict[str, tuple[tuple[str, str], tuple[tuple[int, int, int, int], ...]]] = {
     "next chunk may start before the kill": (
-        ("        scheduling.collector.collect(slot)\n", "        words[base + L.MARK] = 0\n"),
+        (
+            "        if not deques.hold(slot):\n            return False\n",
+            "        if not deques.hold(slot):\n            return False\n"
+            "        words[dispatcher.segment.layout.agent(slot) + L.MARK] = 0\n",
+        ),
         (),
     ),
     "lock and mark are given back before the death": (
         (
-            "            scheduling.crew.alive[slot].kill_group()\n            return True\n",
-            "            scheduling.crew.alive[slot].kill_group()\n",
+            "            dispatcher.crew.alive[slot].kill_group()\n            return True\n",
+            "            dispatcher.crew.alive[slot].kill_group()\n",
         ),
         (),
     ),
     "claim is not looked at again": (
-        ("if words[base + L.CLAIM] == chunk and ", "if "),
+        ("return claim == chunk and ", "return "),
         PAST,
     ),
     "whether it is over is not looked at": (
-        (" and scheduling.pages.sink_of(chunk) is not None", ""),
+        (" and dispatcher.pages.sink_of(chunk) is not None", ""),
         (),
     ),
 }

@@ -165,7 +165,7 @@ def test_deadlines_of_what_is_over_are_forgotten(open_scheduler: Open, gates: Ga
     wait_taken_in(scheduler)
     for task in later:
         assert task.cancel()
-    assert len(scheduler._dispatcher.limits._deadlines) < 100
+    assert len(scheduler._dispatcher.deadlines._heap) < 100
     gate.open()
     first.result(ALARM_S)
     check_at_rest(scheduler)

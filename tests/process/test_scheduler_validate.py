@@ -30,11 +30,11 @@ def _count(d: Any) -> None:
 
 
 def _limited(d: Any) -> None:
-    d.limits.limited += 1
+    d.limits.watched.add(object())
 
 
 def _dated(d: Any) -> None:
-    d.limits.with_deadline -= 1
+    d.deadlines.unfinished -= 1
 
 
 def _lose(d: Any) -> None:

@@ -1,0 +1,266 @@
+"""Agents are replaced by number of tasks, by age and by memory, and their successors are there before they leave."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fault_tasks as tasks
+import psutil
+import pytest
+from gates import Gates, pass_gate
+from waiting import agent_pids, lines, program, wait_gone, wait_idle, wait_until
+
+import mpsteal
+from mpsteal import Agent, Task
+
+Open = Callable[..., mpsteal.Pool]
+OpenScheduler = Callable[..., mpsteal.WorkStealingScheduler]
+
+MIB = 1 << 20
+
+
+def spare_pids(pool: Any) -> list[int]:
+    return [process.pid for process in pool._engine.crew.spares.processes]
+
+
+def wait_for_spare(pool: Any) -> int:
+    spares = pool._engine.crew.spares
+    wait_until(lambda: any(slot in spares and spares.is_up(slot) for slot in pool._engine.slots), "a spare is up")
+    (pid,) = spare_pids(pool)
+    return int(pid)
+
+
+def test_successor_is_there_before_the_agent_leaves(open_pool: Open, start_method: str, gates: Gates) -> None:
+    """Of ten tasks nine are done and the last is held: its successor is up by then, initializer and all."""
+    ready, gate = gates("ready"), gates("held")
+    pool = open_pool(1, start_method, maxtasksperchild=10, initializer=ready.arrive)
+    ready.wait_arrived()
+    before = pool.apply(os.getpid)
+    assert pool.map(tasks.double, range(8), 1) == list(range(0, 16, 2))
+    held = pool.apply_async(pass_gate, (gate, 1))
+    gate.wait_arrived()
+    ready.wait_arrived()
+    successor = wait_for_spare(pool)
+    assert agent_pids(pool) == [before], "it has not left, and its successor is no agent yet"
+    after = pool.apply_async(os.getpid)
+    gate.release()
+    assert held.get() == 1
+    assert after.get() == successor
+    wait_gone([before])
+    assert ready.arrived_nowait() == 0, "the initializer ran once in each"
+    assert pool.stats().agents_recycled == 1
+    wait_idle(pool)
+    pool._engine.validate()
+
+
+def test_number_of_tasks_is_exact_with_successors(open_pool: Open, tmp_path: Path) -> None:
+    pool = open_pool(2, maxtasksperchild=5)
+    pids = Counter(pool.map(tasks.my_pid, range(103), 1))
+    assert max(pids.values()) == 5
+    assert list(pids.values()).count(5) >= 103 // 5 - 2
+    wait_idle(pool)
+    assert pool.stats().agents_recycled >= 19
+    pool._engine.validate()
+
+
+def test_one_task_each_keeps_no_spare(open_pool: Open) -> None:
+    pool = open_pool(2, maxtasksperchild=1)
+    assert len(set(pool.map(tasks.my_pid, range(20), 1))) == 20
+    assert spare_pids(pool) == []
+
+
+def test_old_agents_are_replaced_while_there_is_work(open_pool: Open, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mpsteal")
+    pool = open_pool(2, max_age=0.2)
+    wait_idle(pool)
+    before = set(agent_pids(pool))
+    noted: list[int] = []
+    while len(before - set(agent_pids(pool))) < 2:
+        noted += pool.map(tasks.double, range(100), 1)
+    assert noted == list(range(0, 200, 2)) * (len(noted) // 100)
+    told = [record for record in caplog.records if getattr(record, "event", "") == "agent_recycled"]
+    assert {record.agent_pid for record in told} >= before  # type: ignore[attr-defined]
+    assert "old" in told[0].getMessage()
+    wait_idle(pool)
+    pool._engine.validate()
+    assert pool.stats().agents_replaced == 0
+
+
+def test_agent_that_has_grown_is_replaced(open_pool: Open, start_method: str, gates: Gates) -> None:
+    """After the task that made it grow, not within; and nothing is lost of what was queued behind."""
+    base = psutil.Process().memory_info().rss
+    pool, gate = open_pool(1, start_method, max_rss=base + 128 * MIB), gates("held")
+    before = pool.apply(os.getpid)
+    held = pool.apply_async(tasks.grow_and_wait, (256 * MIB, gate))
+    gate.wait_arrived()
+    behind = [pool.apply_async(tasks.my_pid) for _ in range(20)]
+    successor = wait_for_spare(pool)
+    assert agent_pids(pool) == [before]
+    gate.release()
+    assert held.get() == 256 * MIB
+    assert {result.get() for result in behind} == {successor}
+    wait_gone([before])
+    wait_idle(pool)
+    pool._engine.validate()
+
+
+def test_what_is_queued_runs_once_though_agents_come_and_go(open_pool: Open, tmp_path: Path) -> None:
+    noted = str(tmp_path / "noted")
+    pool = open_pool(3, max_age=0.1, maxtasksperchild=40)
+    results = [pool.apply_async(tasks.note_and_spin, (noted, i, 0.0005)) for i in range(1500)]
+    assert [result.get() for result in results] == list(range(1500))
+    assert Counter(lines(noted)) == Counter(map(str, range(1500)))
+    assert pool.stats().agents_recycled > 10
+    wait_idle(pool)
+    pool._engine.validate()
+
+
+def test_agent_that_dies_before_it_could_leave_has_its_successor(open_pool: Open, gates: Gates) -> None:
+    pool, gate = open_pool(1, maxtasksperchild=3), gates("held")
+    before = pool.apply(os.getpid)
+    pool.apply(tasks.double, (1,))
+    held = pool.apply_async(pass_gate, (gate,))
+    gate.wait_arrived()
+    successor = wait_for_spare(pool)
+    os.kill(before, signal.SIGKILL)
+    with pytest.raises(mpsteal.AgentDiedError):
+        held.get()
+    assert pool.apply(os.getpid) == successor
+
+
+def test_spare_that_dies_is_done_without(open_pool: Open, gates: Gates) -> None:
+    pool, gate = open_pool(1, maxtasksperchild=3), gates("held")
+    before = pool.apply(os.getpid)
+    pool.apply(tasks.double, (1,))
+    held = pool.apply_async(pass_gate, (gate, 1))
+    gate.wait_arrived()
+    spare = wait_for_spare(pool)
+    os.kill(spare, signal.SIGKILL)
+    wait_until(lambda: not spare_pids(pool), "its death is known")
+    gate.release()
+    assert held.get() == 1
+    assert pool.apply(os.getpid) not in (before, spare)
+
+
+def test_initializer_that_raises_in_a_spare_is_told_when_its_turn_comes(open_pool: Open, tmp_path: Path) -> None:
+    pool = open_pool(1, maxtasksperchild=3, initializer=tasks.raise_the_second_time, initargs=(str(tmp_path / "n"),))
+    results = [pool.apply_async(tasks.double, (i,)) for i in range(6)]
+    assert [result.get() for result in results[:3]] == [0, 2, 4]
+    for result in results[3:]:
+        with pytest.raises(ValueError, match="the initializer is broken"):
+            result.get()
+
+
+@pytest.mark.parametrize("end", ["close", "terminate", "forget"])
+def test_end_of_the_pool_ends_spares(open_pool: Open, gates: Gates, end: str) -> None:
+    pool, gate = open_pool(1, maxtasksperchild=3), gates("held")
+    pool.map(tasks.double, range(2), 1)
+    held = pool.apply_async(pass_gate, (gate, 1))
+    gate.wait_arrived()
+    spare = wait_for_spare(pool)
+    if end == "terminate":
+        pool.terminate()
+    else:
+        gate.release()
+        held.get()
+        pool.close()
+        pool.join()
+    wait_gone([spare])
+
+
+KILLED = """
+import os, signal, sys, time
+import fault_tasks as tasks
+from gates import Gate, pass_gate
+import multiprocessing, mpsteal
+sys.path.insert(0, {tests!r})
+
+def initialize(path):
+    tasks.note(path, os.getpid())
+
+if __name__ == "__main__":
+    method, path = sys.argv[1:]
+    pool = mpsteal.Pool(1, context=multiprocessing.get_context(method), maxtasksperchild=3,
+                        initializer=initialize, initargs=(path,))
+    pool.map(tasks.double, range(2), 1)
+    pool.apply_async(time.sleep, (600,))
+    spares = pool._engine.crew.spares
+    while not (0 in spares and spares.is_up(0)):
+        time.sleep(0.01)
+    print("up", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_killed_parent_takes_spares_along(tmp_path: Path, start_method: str) -> None:
+    noted = tmp_path / "noted"
+    with program(tmp_path, KILLED.format(tests=str(Path(__file__).parents[1])), start_method, noted) as run:
+        wait_until(lambda: run.output == "up\n" or run.process.poll() is not None, "the spare is up")
+        run.meet_family()
+        pids = [int(pid) for pid in lines(noted)]
+        assert len(pids) == 2, run.errors
+        run.process.send_signal(signal.SIGKILL)
+        run.wait()
+        wait_gone(pids, 2.0)
+        run.check_nothing_left()
+
+
+def test_recycling_of_a_schedulers_agents(open_scheduler: OpenScheduler, tmp_path: Path) -> None:
+    """Same id, same slot, and its queue stays: nothing is placed anew."""
+    noted = str(tmp_path / "noted")
+    scheduler = open_scheduler(
+        Agent("a", ["x"]), Agent("b"), agents__max_tasks=20, agents__max_age_s=0.3, agents__replace_dead=False
+    )
+    batch = [
+        scheduler.submit_task(Task(str(i), ["x"] if i % 2 else [], priority=1 + i % 5, fn=tasks.note, args=(noted, i)))
+        for i in range(600)
+    ]
+    assert [task.result(60) for task in batch] == list(range(600))
+    assert Counter(lines(noted)) == Counter(map(str, range(600)))
+    metrics = scheduler.get_metrics()
+    assert metrics["agents_recycled"] >= 600 // 20 - 2
+    assert metrics["agents_replaced"] == 0
+    assert set(scheduler.agents) == {"a", "b"}
+    scheduler._engine.validate()
+
+
+def test_removed_agent_takes_its_spare_along(open_scheduler: OpenScheduler, gates: Gates) -> None:
+    scheduler = open_scheduler(Agent("a"), agents__max_tasks=3)
+    gate = gates("held")
+    for i in range(2):
+        assert scheduler.submit_task(Task("t", fn=tasks.double, args=(i,))).result(60) == 2 * i
+    held = scheduler.submit_task(Task("held", fn=pass_gate, args=(gate, 1)))
+    gate.wait_arrived()
+    spare = wait_for_spare(scheduler)
+    scheduler.remove_agent("a")
+    gate.release()
+    assert held.result(60) == 1
+    wait_gone([spare])
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"max_rss": 0}, "max_rss"),
+        ({"max_rss": 1.5}, "max_rss"),
+        ({"max_age": 0}, "max_age"),
+        ({"max_age": "1"}, "max_age"),
+    ],
+)
+def test_wrong_limits_are_refused(limits: dict[str, Any], words: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=words):
+        mpsteal.Pool(1, **limits)
+
+
+def test_limit_below_what_a_fresh_agent_takes_is_told_once(open_pool: Open, caplog: pytest.LogCaptureFixture) -> None:
+    pool = open_pool(1, max_rss=MIB)
+    before = pool.apply(os.getpid)
+    wait_until(lambda: pool.apply(os.getpid) != before, "it is replaced")
+    wait_until(lambda: pool.stats().agents_recycled >= 2 and pool.apply(os.getpid), "and again")
+    assert sum("again and again" in record.getMessage() for record in caplog.records) <= 1
