@@ -503,3 +503,18 @@ def raise_the_second_time(path: str) -> None:
     with open(path) as file:
         if len(file.readlines()) > 1:
             raise ValueError("the initializer is broken")
+
+
+def exit_unless_first(path: str, licence: str) -> None:
+    note(path, os.getpid())
+    try:
+        os.close(os.open(licence, os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        os._exit(3)
+
+
+def note_and_die_by(path: str, number: int) -> None:
+    note(path, os.getpid())
+    faulthandler.disable()
+    os.kill(os.getpid(), number)
+    time.sleep(600)

@@ -15,9 +15,11 @@ import fault_tasks as tasks
 import psutil
 import pytest
 from gates import Gates
+from storms import value_or_death
 from waiting import agent_pids, lines, program, wait_gone, wait_idle, wait_until
 
 import mpsteal
+from mpsteal._engine import crew
 from mpsteal._engine.health import START_FAILURES_ALLOWED
 
 Open = Callable[..., mpsteal.Pool]
@@ -310,3 +312,50 @@ def test_interrupt_while_a_pool_is_made_comes_when_it_is_known_how_to_end_it(
         os.close(arrived)
         os.close(write)
     assert seen == ["made", "made"], "the interrupt came half-way"
+
+
+# -- crash loops ------------------------------------------------------------------------
+
+
+def test_agent_killed_as_fast_as_it_comes_back(open_pool: Open, start_method: str) -> None:
+    """The others work on; the pauses between its starts grow; and it is there again when that is over."""
+    pool = open_pool(2, start_method)
+    wait_idle(pool)
+    results = []
+    for i in range(4):
+        pid = pool.stats().agents[0].pid
+        os.kill(pid, signal.SIGKILL)
+        results += [pool.apply_async(tasks.double, (i,)) for i in range(20)]
+        wait_until(lambda pid=pid: pool.stats().agents[0].pid not in (0, pid), f"back after death {i + 1}")  # type: ignore[misc]
+    assert [value_or_death(result) for result in results].count("died") <= 4
+    wait_idle(pool)
+    assert pool.stats().agents_replaced == 4
+    assert pool.map(tasks.double, range(50)) == list(range(0, 100, 2))
+    pool._engine.validate()
+
+
+def test_one_agent_that_cannot_start_does_not_end_the_pool(open_pool: Open, tmp_path: Path) -> None:
+    """One has the only licence, say: the other dies in its initializer, with growing pauses."""
+    noted = str(tmp_path / "noted")
+    pool = open_pool(2, initializer=tasks.exit_unless_first, initargs=(noted, str(tmp_path / "licence")))
+    assert pool.map(tasks.double, range(50)) == list(range(0, 100, 2))
+    wait_until(lambda: pool.stats().agents_replaced >= 5, "it was tried again")
+    assert pool.map(tasks.double, range(50)) == list(range(0, 100, 2))
+    assert pool._engine.crew._barren and max(pool._engine.crew._barren.values()) >= 4, "pauses grow"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV], ids=lambda s: s.name)
+def test_initializer_that_is_killed_ends_the_pool_with_one_error(
+    open_pool: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """The kernel's out-of-memory killer, say; it is given longer than a crash."""
+    monkeypatch.setattr(crew, "START_KILLS_ALLOWED", 5)
+    noted = str(tmp_path / "noted")
+    pool = open_pool(1, initializer=tasks.note_and_die_by, initargs=(noted, number))
+    results = [pool.apply_async(tasks.double, (i,)) for i in range(3)]
+    for result in results:
+        with pytest.raises(mpsteal.AgentStartError, match="in a row died before they could take a task"):
+            result.get()
+    assert len(lines(noted)) == (5 if number == signal.SIGKILL else 3)
+    with pytest.raises(mpsteal.AgentStartError):
+        pool.apply(tasks.double, (1,))
