@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._engine.events import facts
 from ._policy.histogram import Histogram
 
 logger = logging.getLogger("mpsteal")
@@ -161,7 +162,9 @@ class Sampler:
             try:
                 self.sample()
             except Exception:  # no descriptors left, say
-                logger.exception("mpsteal: no sample of the agents could be taken; trying again")
+                logger.exception(
+                    "mpsteal: no sample of the agents could be taken; trying again", extra=facts("sample_failed")
+                )
 
     def sample(self) -> None:
         """One look."""

@@ -34,6 +34,7 @@ from ._agent.launch import Balancing
 from ._agent.marker import reached
 from ._engine.balance import Rebalancing
 from ._engine.classes import CLASSES
+from ._engine.events import facts
 from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
 from ._engine.records import AgentLook
@@ -536,6 +537,7 @@ def _stop_at_exit(engine: Engine, unfinished: dict[int, Task]) -> None:
         logger.warning(
             "mpsteal: the program ends and %d tasks of a scheduler are not over; stop() and `with` wait for them",
             left,
+            extra=facts("exit_with_tasks"),
         )
     engine.stop_at_exit()
 

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from .events import facts
+
 logger = logging.getLogger("mpsteal")
 
 
@@ -38,7 +40,11 @@ class CallbackThread:
             except RuntimeError:
                 # No new threads while the interpreter shuts down, nor when the system has none left. The handle must
                 # be settled all the same.
-                logger.warning("mpsteal: no thread for a callback, so it is not called (%r)", callback)
+                logger.warning(
+                    "mpsteal: no thread for a callback, so it is not called (%r)",
+                    callback,
+                    extra=facts("callback_dropped"),
+                )
                 then()
                 return
             self._thread = thread
@@ -68,5 +74,5 @@ def _run_one(callback: Callable[[Any], Any], value: Any, then: Callable[[], None
     try:
         callback(value)
     except BaseException:  # whatever a user's callback raises, the next one must run
-        logger.exception("mpsteal: a callback raised (%r)", callback)
+        logger.exception("mpsteal: a callback raised (%r)", callback, extra=facts("callback_raised"))
     then()

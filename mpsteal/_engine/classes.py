@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .._policy.matching import EXACT, TIERS, Placement
 from .._queue import layout as L
 from ..errors import UnmatchedTaskError, why_unmatched
+from .events import facts
 
 if TYPE_CHECKING:
     from .schedule import Scheduling
@@ -121,7 +122,13 @@ class Classes:
         self._told.add(number)
         error = self.unmatched(number, task.name)
         why = why_unmatched(error.missing, error.needs_names, error.meant)
-        logger.warning("mpsteal: no agent can run task %d (%r), so it waits; %s", task.id, task.name, why)
+        logger.warning(
+            "mpsteal: no agent can run task %d (%r), so it waits; %s",
+            task.id,
+            task.name,
+            why,
+            extra=facts("task_unmatched", task=task.id),
+        )
 
     def unmatched(self, number: int, name: str) -> UnmatchedTaskError:
         """What a task of this class gets when no agent can run it, and none will come."""

@@ -12,6 +12,7 @@ from .._queue import results as R
 from .._queue.arena import Segment
 from .._queue.locks import Locks
 from .dispatch import Dispatcher
+from .events import facts
 
 logger = logging.getLogger("mpsteal")
 
@@ -98,7 +99,7 @@ class Collector:
                 try:
                     job.sink.deliver(index, ok, value)
                 except BaseException:
-                    logger.exception("mpsteal: delivering a result failed")
+                    logger.exception("mpsteal: delivering a result failed", extra=facts("delivery_failed"))
                 if job.ended:
                     dispatcher.job_maybe_done(job)
             elif sink._callbacks is None:

@@ -23,6 +23,7 @@ from .._queue.deque import Deques
 from ..errors import AgentDiedError, AgentStartError
 from .collect import Collector
 from .dispatch import Dispatcher
+from .events import facts
 from .health import (
     HELLO_TIMEOUT_S,
     START_FAILURES_ALLOWED,
@@ -263,6 +264,7 @@ class Crew:
         self._collector.collect(slot)
         words[base + L.DONE] = self._collector.collected[slot]  # its own count may lag behind what it committed
         if claim != L.NONE and self._collector.is_pending(claim):
+            agent.lost_task = self._dispatcher.id_of(claim)
             task = self._dispatcher.describe(claim)
             died = AgentDiedError(slot, agent.process.pid, agent.exitcode, task)
             error = self._dispatcher.lost(slot, claim, died)
@@ -284,10 +286,11 @@ class Crew:
         else:
             counts.agents_replaced += 1
             name, pid = self._dispatcher.agent_id(slot), agent.process.pid
+            event = "agent_ended" if slot in self._dispatcher.why_ended else "agent_died"
             logger.warning(
                 "mpsteal: %s; replaced",
                 self._dispatcher.obituary(slot, pid, agent.exitcode),
-                extra={"event": "agent_died", "agent": name, "agent_pid": pid, "exitcode": agent.exitcode},
+                extra=facts(event, agent=name, agent_pid=pid, task=agent.lost_task, exitcode=agent.exitcode),
             )
         if state == L.LEAVING or ran:
             self._failures_in_row = 0
@@ -348,5 +351,5 @@ class Crew:
             try:
                 agent.process.join()
             except Exception:
-                logger.exception("mpsteal: cannot wait for agent %d", agent.slot)
+                logger.exception("mpsteal: cannot wait for agent %d", agent.slot, extra=facts("agent_not_joined"))
             agent.release()

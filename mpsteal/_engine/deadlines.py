@@ -11,6 +11,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from .events import facts
+
 if TYPE_CHECKING:
     from .schedule import Scheduling
 
@@ -72,5 +74,5 @@ class Deadlines:
                 "mpsteal: task %d (%r) missed its deadline",
                 task.id,
                 task.name,
-                extra={"event": "deadline_missed", "task": task.id},
+                extra=facts("deadline_missed", task=task.id),
             )

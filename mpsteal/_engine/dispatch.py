@@ -26,6 +26,7 @@ from .._queue.locks import Locks
 from .._queue.quick import make_ring
 from ..errors import AgentDiedError, TaskTimeoutError
 from .counts import Counts
+from .events import facts
 from .jobs import END, WAIT, Job
 from .limits import Limits
 from .terms import agents_lost, may_run_again, spend_try, terms_of
@@ -577,7 +578,9 @@ class Dispatcher:
             error,
             agents_lost(sink) + 1,
             tries,
-            extra={"event": "task_retried", "agent": error.agent, "task": self.id_of(chunk)},
+            extra=facts(
+                "task_retried", agent=error.agent, agent_pid=error.pid, task=self.id_of(chunk), exitcode=error.exitcode
+            ),
         )
         self.queue_again(chunk)
         return None

@@ -18,6 +18,7 @@ import time
 
 from .._queue.arena import Segment
 from .._queue.manager import run_bare, start_guard
+from .events import facts
 from .health import interrupts_held
 
 logger = logging.getLogger("mpsteal")
@@ -72,12 +73,12 @@ class Guard:
                     self._watch = os.pidfd_open(self.pid)
                     self._selector.register(self._watch, selectors.EVENT_READ, ("guard", 0))
         except (OSError, RuntimeError):  # RuntimeError: no forks while the interpreter shuts down (3.12)
-            logger.exception("mpsteal: the Manager could not be started; trying again")
+            logger.exception("mpsteal: the Manager could not be started; trying again", extra=facts("manager_failed"))
             self._try_later()
 
     def died(self) -> None:
         """The process is gone, and nobody asked it to leave."""
-        logger.warning("mpsteal: the Manager process died; starting a new one")
+        logger.warning("mpsteal: the Manager process died; starting a new one", extra=facts("manager_died"))
         self._reap()
         self._try_later()
 

@@ -39,6 +39,8 @@ class AgentProcess:
         self.started = time.monotonic()
         self.done_before = 0
         """Chunks finished in its slot before it."""
+        self.lost_task: int | None = None
+        """What it ran as it died, in the log's terms."""
         self.had_spare = False
         """Whether a successor was started for it; once only, whatever became of that."""
         self.watch_fd = -1

@@ -39,6 +39,7 @@ from .collect import Collector
 from .collect_tasks import TaskCollector
 from .crew import Crew
 from .dispatch import Dispatcher
+from .events import facts
 from .guard import Guard
 from .health import interrupts_deferred
 from .recycle import AgentLimits, Recycler
@@ -408,7 +409,7 @@ class Engine:
             while self._turn():
                 pass
         except BaseException as error:
-            logger.exception("mpsteal: the engine failed")
+            logger.exception("mpsteal: the engine failed", extra=facts("engine_failed"))
             self.broken = error
             self.crew.kill_all()
         finally:

@@ -13,6 +13,7 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._queue import layout as L
+from .events import facts
 
 if TYPE_CHECKING:
     from .crew import Crew
@@ -114,7 +115,7 @@ class Recycler:
                     name,
                     agent.process.pid,
                     why,
-                    extra={"event": "agent_recycled", "agent": name, "agent_pid": agent.process.pid},
+                    extra=facts("agent_recycled", agent=name, agent_pid=agent.process.pid),
                 )
                 self._told[slot] = agent
                 if not agent.had_spare:
@@ -138,6 +139,7 @@ class Recycler:
                 "again (a forked agent's memory counts what it shares with this process)",
                 rss >> 20,
                 max_rss_bytes >> 20,
+                extra=facts("max_rss_too_low", agent_pid=agent.process.pid),
             )
         return f"it takes {rss >> 20} MiB, and {max_rss_bytes >> 20} MiB are allowed"
 

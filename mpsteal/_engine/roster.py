@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .._queue import layout as L
 from .._queue.manager import agent_status
+from .events import facts
 from .records import AgentLook, AgentRecord
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ class Roster:
         if is_end and not for_good:
             return  # all agents leave
         if not for_good and not was_sent and not scheduling.rules.agents.replace_dead:
-            logger.warning("mpsteal: agent %r died and is not replaced", self.records[slot].name)
+            name = self.records[slot].name
+            logger.warning("mpsteal: agent %r died and is not replaced", name, extra=facts("agent_lost", agent=name))
             self._retire(slot)
             for_good = True
         if for_good:

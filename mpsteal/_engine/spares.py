@@ -19,6 +19,7 @@ from .._agent.launch import AgentSpec, Descriptor
 from .._agent.spare import GO
 from .._queue import layout as L
 from .._queue.arena import Segment
+from .events import facts
 from .health import HELLO_TIMEOUT_S, AgentProcess, interrupts_held, start_process
 
 logger = logging.getLogger("mpsteal")
@@ -65,7 +66,9 @@ class Spares:
                 agent = start_process(self._make_process, spec, f"mpsteal-{slot}")
                 self._waiting[slot] = agent, go_write
         except Exception:
-            logger.warning("mpsteal: no spare for agent %d could be started", slot, exc_info=True)
+            logger.warning(
+                "mpsteal: no spare for agent %d could be started", slot, exc_info=True, extra=facts("spare_failed")
+            )
             if go_write >= 0:
                 os.close(go_write)
             return False
@@ -102,7 +105,7 @@ class Spares:
 
     def died(self, slot: int) -> None:
         """The selector has reported a death."""
-        logger.warning("mpsteal: the spare for agent %d died", slot)
+        logger.warning("mpsteal: the spare for agent %d died", slot, extra=facts("spare_died"))
         self.drop(slot)
 
     def drop(self, slot: int) -> None:

@@ -17,6 +17,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._queue import layout as L
+from .events import facts
 
 if TYPE_CHECKING:
     from .dispatch import Dispatcher
@@ -117,9 +118,8 @@ class Vitals:
         del dispatcher.frozen[slot]
         dispatcher.thawed()
         if slot in dispatcher.crew.alive:
-            logger.info(
-                "mpsteal: agent %r goes on", dispatcher.agent_id(slot), extra={"agent": dispatcher.agent_id(slot)}
-            )
+            name = dispatcher.agent_id(slot)
+            logger.info("mpsteal: agent %r goes on", name, extra=facts("agent_goes_on", agent=name))
 
     def _tell(self, slot: int, agent: Any, verdict: str, silent_s: float) -> None:
         """An agent does not get on: say so once, and let others have what is queued there."""
@@ -139,12 +139,12 @@ class Vitals:
                 if verdict == _STOPPED
                 else f"is stuck: for {silent_s:.3g} s neither a result nor any CPU time",
                 f", in {dispatcher.describe(chunk)}" if is_running else "",
-                extra={
-                    "event": f"agent_{verdict}",
-                    "agent": name,
-                    "agent_pid": agent.process.pid,
-                    "task": dispatcher.id_of(chunk) if is_running else None,
-                },
+                extra=facts(
+                    f"agent_{verdict}",
+                    agent=name,
+                    agent_pid=agent.process.pid,
+                    task=dispatcher.id_of(chunk) if is_running else None,
+                ),
             )
         dispatcher.help_out(slot)
 
