@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import math
 import mmap
 import os
@@ -47,6 +48,10 @@ ROOMY_BYTES = 1 << 30
 stock container it has 64 MB; a limit too low lets tasks with large arguments fail, one too high costs speed."""
 
 
+MFD_NOEXEC_SEAL = 8
+"""From linux/memfd.h, Linux 6.3 and later: never executable. Where `vm.memfd_noexec` is 2 there is no memfd without."""
+
+
 def anonymous_file(tag: str, size: int, *, memfd: bool = True) -> int:
     """Descriptor of a sparse file of `size` bytes that no directory names (mode 0600, close on exec)."""
     for fd in anonymous_files(tag, size, memfd=memfd):
@@ -61,7 +66,7 @@ def anonymous_files(tag: str, size: int, *, memfd: bool = True) -> Iterator[int]
     """
     if memfd and hasattr(os, "memfd_create"):
         with _next_place():
-            yield _sized(os.memfd_create(f"mpsteal-{tag}", os.MFD_CLOEXEC), size)
+            yield _sized(_memfd(f"mpsteal-{tag}"), size)
     import tempfile  # here: a spawned agent never needs it, and it takes 2 ms to import
 
     for folder in sorted(("/dev/shm", tempfile.gettempdir()), key=_free_bytes, reverse=True):
@@ -80,9 +85,20 @@ def _next_place() -> Iterator[None]:
             raise
 
 
-def _sized(fd: int, size: int) -> int:
-    """`fd` at `size` bytes; closed if that cannot be."""
+def _memfd(name: str) -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
+        return os.memfd_create(name, flags | MFD_NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, flags)
+
+
+def _sized(fd: int, size: int) -> int:
+    """`fd` at `size` bytes and mode 0600; closed if that cannot be."""
+    try:
+        os.fchmod(fd, 0o600)  # the kernel gives a memfd 0777
         os.ftruncate(fd, size)
     except OSError:
         os.close(fd)
@@ -160,6 +176,7 @@ class Segment:
                 os.ftruncate(fd, segment.blocks_base(slots + 2))
                 segment.reserve(0, layout.slots_word * 8)
                 segment.reserve(layout.rings_byte, slots * layout.geometry.ring_bytes)
+                segment.seal()
             except OSError as error:
                 refused = error
                 segment.close()
@@ -178,6 +195,12 @@ class Segment:
         """
         if not self._is_memfd and hasattr(os, "posix_fallocate"):  # macOS has none
             os.posix_fallocate(self.fd, offset, size)
+
+    def seal(self) -> None:
+        """Never shorter from now on: a mapping that reaches beyond its file's end kills whoever looks (SIGBUS), and
+        every task has the descriptor."""
+        if self._is_memfd:
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
 
     def blocks_base(self, owner: int) -> int:
         """First byte of an owner's blocks: 0 is the parent, 1 + slot an agent, the last one the table of functions."""

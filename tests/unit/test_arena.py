@@ -344,7 +344,31 @@ class TestSegment:
     def test_file_has_no_name_and_only_we_may_read_it(self, segment: Segment) -> None:
         facts = os.fstat(segment.fd)
         assert facts.st_nlink == 0
+        assert facts.st_mode & 0o777 == 0o600
+        assert facts.st_uid == os.geteuid()
         assert not os.get_inheritable(segment.fd)
+
+    @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="files are not sealed")
+    def test_nobody_can_cut_the_ground_from_under_the_mapping(self, segment: Segment) -> None:
+        with pytest.raises(PermissionError):
+            os.ftruncate(segment.fd, 4096)
+
+    @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no memfd here")
+    def test_kernel_that_knows_no_noexec_seal_still_gives_a_memfd(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        make = os.memfd_create
+
+        def before_6_3(name: str, flags: int) -> int:
+            if flags & arena.MFD_NOEXEC_SEAL:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return make(name, flags)
+
+        monkeypatch.setattr(os, "memfd_create", before_6_3)
+        made = Segment.create(L.Geometry(1, pages=1, page_chunks=4, page_bytes=4096))
+        try:
+            assert os.readlink(f"/proc/self/fd/{made.fd}").startswith("/memfd:")
+            assert os.fstat(made.fd).st_mode & 0o777 == 0o600
+        finally:
+            made.close()
 
     def test_without_memfd_a_temporary_file_stands_in(self) -> None:
         fd = arena.anonymous_file("test", 1 << 16, memfd=False)
