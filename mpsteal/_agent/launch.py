@@ -26,7 +26,10 @@ class Descriptor:
 
 
 def _received(duplicate: Any) -> Descriptor:
-    return Descriptor(duplicate.detach())
+    fd = duplicate.detach()
+    # It came through an exec or a socket, and either way programs that tasks start would inherit it.
+    os.set_inheritable(fd, False)
+    return Descriptor(fd)
 
 
 PR_SET_PDEATHSIG = 1
