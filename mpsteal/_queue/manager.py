@@ -168,8 +168,11 @@ def _serve(segment: Segment, folder: str, authkey: bytes) -> None:
     """Start the server thread on a socket in the pool's private folder (0700)."""
     _attachment.segment = segment
     process.current_process().authkey = authkey
+    address = os.path.join(folder, "manager")
     with contextlib.suppress(OSError):
-        manager = QueueManager(os.path.join(folder, "manager"), authkey)
+        os.unlink(address)  # left by a Manager that was killed: nobody can bind there again
+    with contextlib.suppress(OSError):
+        manager = QueueManager(address, authkey)
         server = manager.get_server()
         threading.Thread(target=_serve_forever, args=(server,), daemon=True).start()
 
