@@ -256,7 +256,11 @@ def start_guard(
 def run_bare(
     segment: Segment, control: int, parent_pid: int, parent_watch: int | None, folder: str, authkey: bytes
 ) -> int:
-    """Start the guard in a bare interpreter: no site packages scan, no main module."""
+    """Start the guard in a bare interpreter: no site packages scan, no main module.
+
+    Isolated (-I) and with our folder last: with `-c` alone the current directory comes first on the path, and a
+    `selectors.py` that somebody left in it would be run.
+    """
     from multiprocessing import spawn, util
     from pathlib import Path
 
@@ -266,14 +270,14 @@ def run_bare(
     os.write(key_write, authkey)  # not on the command line, where others could read it
     os.close(key_write)
     code = (
-        f"import sys; sys.path.insert(0, {root!r}); from mpsteal._queue.manager import bare_main; "
+        f"import sys; sys.path.append({root!r}); from mpsteal._queue.manager import bare_main; "
         f"bare_main({segment.fd}, {tuple(segment.layout.geometry)!r}, {control}, {parent_pid}, {watch}, {folder!r}, "
         f"{key_read})"
     )
     executable = os.fsencode(spawn.get_executable() or sys.executable)
     fds = [segment.fd, control, key_read] + ([parent_watch] if parent_watch is not None else [])
     try:
-        return util.spawnv_passfds(executable, [executable, b"-S", b"-E", b"-c", code.encode()], fds)
+        return util.spawnv_passfds(executable, [executable, b"-S", b"-I", b"-c", code.encode()], fds)
     finally:
         os.close(key_read)
 
