@@ -283,6 +283,22 @@ def start_sleeper(directory: str) -> int:
     return subprocess.Popen(["sleep", "600"], cwd=directory).pid
 
 
+_LIST_DESCRIPTORS = """
+import os
+for name in os.listdir("/proc/self/fd"):
+    try:
+        print(os.readlink(f"/proc/self/fd/{name}"))
+    except OSError:
+        pass  # the listing's own
+"""
+
+
+def list_what_a_program_inherits(_: Any = None) -> list[str]:
+    """What lies behind the descriptors of a program that this task starts in the careless way."""
+    command = [sys.executable, "-I", "-S", "-c", _LIST_DESCRIPTORS]
+    return subprocess.run(command, close_fds=False, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
 # -- waiting ----------------------------------------------------------------------------
 
 

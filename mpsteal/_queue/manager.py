@@ -2,10 +2,13 @@
 
     parent --control byte--> guard loop --- parent's pidfd readable: SIGKILL every agent's process group, leave
                                   |
-                                  `-- after SERVE_AFTER_S: QueueManager server (status, attach) in a thread
+                                  `-- after SERVE_AFTER_S, in threads, on sockets in the pool's private folder:
+                                      QueueManager's server (status), and one that hands out the segment's descriptor
 
 No task passes through it. The stock manager's server does not watch its parent, so the guard loop does, and serves
-only when the pool has lived a while: most pools are over before anybody could ask.
+only when the pool has lived a while: most pools are over before anybody could ask. Each client has a thread of its own
+from the moment it connects, so one that says nothing keeps nobody waiting. Nothing is unpickled before it has proven
+that it knows the key; see docs/explanation/security.md.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from multiprocessing import managers, process, reduction
+from multiprocessing import AuthenticationError, connection, managers, reduction
 from typing import Any
 
 from . import layout as L
@@ -77,11 +80,6 @@ class _Attachment:
         assert self.segment is not None
         return all_status(self.segment)
 
-    def descriptor(self) -> Any:
-        """The segment's descriptor, wrapped so that it travels to the asking process."""
-        assert self.segment is not None
-        return reduction.DupFd(self.segment.fd)
-
     def geometry(self) -> L.Geometry:
         """What the descriptor's layout follows from."""
         assert self.segment is not None
@@ -96,17 +94,20 @@ class QueueManager(managers.BaseManager):
 
     def attach(self) -> Segment:
         """Map the pool's segment into this process. Nothing is deleted when this process exits."""
-        proxy = self.queue()  # type: ignore[attr-defined]
-        mine = process.current_process()
-        before, mine.authkey = mine.authkey, self._authkey  # type: ignore[attr-defined]
-        try:
-            fd = proxy.descriptor().detach()
-        finally:
-            mine.authkey = before
-        return Segment(fd, L.Layout(proxy.geometry()))
+        geometry = self.queue().geometry()  # type: ignore[attr-defined]
+        address = _descriptor_address(str(self.address))
+        with connection.Client(address, "AF_UNIX", bytes(self._authkey)) as peer:  # type: ignore[attr-defined]
+            fd = reduction.recv_handle(peer)
+        os.set_inheritable(fd, False)  # those that come through a socket are
+        return Segment(fd, L.Layout(geometry))
 
 
-QueueManager.register("queue", callable=lambda: _attachment, exposed=("status", "descriptor", "geometry"))
+QueueManager.register("queue", callable=lambda: _attachment, exposed=("status", "geometry"))
+
+
+def _descriptor_address(address: str) -> str:
+    """Where the segment's descriptor is handed out, from the manager's own address."""
+    return os.path.join(os.path.dirname(address), "segment")
 
 
 def guard_main(
@@ -157,6 +158,8 @@ def _keep_only(keep: list[int]) -> list[int]:
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     last = 2
+    for fd in kept:
+        os.set_inheritable(fd, False)  # they are, in a bare interpreter
     for fd in sorted(kept):
         os.closerange(last + 1, fd)
         last = fd
@@ -165,21 +168,50 @@ def _keep_only(keep: list[int]) -> list[int]:
 
 
 def _serve(segment: Segment, folder: str, authkey: bytes) -> None:
-    """Start the server thread on a socket in the pool's private folder (0700)."""
+    """Start to serve, on sockets (0600) in the pool's private folder (0700)."""
     _attachment.segment = segment
-    process.current_process().authkey = authkey
+    os.umask(0o177)  # for good: this process makes nothing else
     address = os.path.join(folder, "manager")
+    for left in (address, _descriptor_address(address)):  # by a Manager that was killed: nobody can bind there again
+        with contextlib.suppress(OSError):
+            os.unlink(left)
     with contextlib.suppress(OSError):
-        os.unlink(address)  # left by a Manager that was killed: nobody can bind there again
-    with contextlib.suppress(OSError):
-        manager = QueueManager(address, authkey)
-        server = manager.get_server()
-        threading.Thread(target=_serve_forever, args=(server,), daemon=True).start()
+        # First, so that it is there for everybody who finds the manager's.
+        listener = connection.Listener(_descriptor_address(address), "AF_UNIX", backlog=16)
+        _start_thread(_hand_out, listener, segment.fd, authkey)
+        server = QueueManager(address, authkey).get_server()
+        _start_thread(_serve_forever, server)
+
+
+def _start_thread(function: Callable[..., None], *args: Any) -> None:
+    threading.Thread(target=function, args=args, daemon=True).start()
 
 
 def _serve_forever(server: Any) -> None:
     with contextlib.suppress(SystemExit):
         server.serve_forever()
+
+
+def _hand_out(listener: connection.Listener, fd: int, authkey: bytes) -> None:
+    """Accept clients that want the segment's descriptor.
+
+    Not by `reduction.DupFd`, which is what multiprocessing has for it: that serves clients in turn, so one that says
+    nothing keeps all others waiting, and its socket's folder stays when this process is gone.
+    """
+    while True:
+        try:
+            client = listener.accept()
+        except OSError:  # no descriptor is left, or the client has gone again
+            time.sleep(0.05)
+            continue
+        _start_thread(_hand_to, client, fd, authkey)
+
+
+def _hand_to(client: Any, fd: int, authkey: bytes) -> None:
+    with client, contextlib.suppress(OSError, EOFError, AuthenticationError):
+        connection.deliver_challenge(client, authkey)
+        connection.answer_challenge(client, authkey)
+        reduction.send_handle(client, fd, 0)
 
 
 def end_agents(segment: Segment) -> None:
@@ -267,12 +299,12 @@ def run_bare(
     root = str(Path(__file__).resolve().parents[2])
     watch = -1 if parent_watch is None else parent_watch
     key_read, key_write = os.pipe()
-    os.write(key_write, authkey)  # not on the command line, where others could read it
+    # Not on the command line, where every user can read it. One write, so one read gets it all (PIPE_BUF).
+    os.write(key_write, bytes([len(authkey)]) + authkey + os.fsencode(folder))
     os.close(key_write)
     code = (
         f"import sys; sys.path.append({root!r}); from mpsteal._queue.manager import bare_main; "
-        f"bare_main({segment.fd}, {tuple(segment.layout.geometry)!r}, {control}, {parent_pid}, {watch}, {folder!r}, "
-        f"{key_read})"
+        f"bare_main({segment.fd}, {tuple(segment.layout.geometry)!r}, {control}, {parent_pid}, {watch}, {key_read})"
     )
     executable = os.fsencode(spawn.get_executable() or sys.executable)
     fds = [segment.fd, control, key_read] + ([parent_watch] if parent_watch is not None else [])
@@ -282,11 +314,10 @@ def run_bare(
         os.close(key_read)
 
 
-def bare_main(
-    fd: int, geometry: tuple[int, ...], control: int, parent_pid: int, watch: int, folder: str, key_read: int
-) -> None:
+def bare_main(fd: int, geometry: tuple[int, ...], control: int, parent_pid: int, watch: int, key_read: int) -> None:
     """Entry point of `run_bare`'s interpreter."""
-    authkey = os.read(key_read, 64)
+    told = os.read(key_read, select.PIPE_BUF)
     os.close(key_read)
+    authkey, folder = told[1 : 1 + told[0]], os.fsdecode(told[1 + told[0] :])
     segment = Segment(fd, L.Layout(L.Geometry(*geometry)))
     guard_main(segment, control, parent_pid, None if watch < 0 else watch, folder, authkey)
