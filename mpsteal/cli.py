@@ -3,6 +3,7 @@
     mpsteal run script.py [args...]            a file, or a directory or zip with a __main__.py
     mpsteal run -m package.module [args...]    as `python -m`
     mpsteal demo [name] [options]              see `mpsteal/demos`, which reads its arguments itself
+    mpsteal doctor [options]                   see `mpsteal/_doctor`, likewise
     mpsteal config [--preset NAME]             a configuration of the scheduler, to start one's own file from
     mpsteal --version
 
@@ -71,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .demos import main as run_demos
 
         return run_demos(argv=own[1:])
+    if own and own[0] == "doctor":
+        from ._doctor.command import main as run_doctor
+
+        return run_doctor(own[1:])
     parser = _make_parser()
     options = parser.parse_args(own)
     if options.command == "config":
@@ -106,6 +111,9 @@ def _make_parser() -> argparse.ArgumentParser:
     run.add_argument("-m", dest="module", metavar="module", help="a module, as for python -m")
     run.add_argument("program", nargs="?", help="a script, or a directory or zip with a __main__.py")
     commands.add_parser("demo", help="run the scheduler's demos, which check their own outcome")
+    commands.add_parser(
+        "doctor", help="look for what is wrong with this machine, and test a pool by killing its agents"
+    )
     config = commands.add_parser(
         "config",
         help="print the scheduler's default configuration",

@@ -21,21 +21,26 @@ def usable_cpus(cgroup_root: str = "/sys/fs/cgroup") -> int:
     return max(1, min(count, math.ceil(quota)) if quota else count)
 
 
-def _cgroup_quota(root: Path) -> float | None:
-    """The tightest quota, in CPUs, of this process's cgroup and those above it."""
-    found = []
-    folders = [root, root / "cpu"]
+def cgroup_folders(root: Path, controller: str) -> list[Path]:
+    """Folders of this process's cgroup and of those above it, which may set bounds: of v2, and of v1's `controller`."""
+    folders = [root, root / controller]
     try:
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            base = root if not controllers else root / "cpu"
-            if controllers and "cpu" not in controllers.split(","):
+            if controllers and controller not in controllers.split(","):
                 continue
+            base = root / controller if controllers else root
             inner = base / path.lstrip("/")
             folders += [inner, *(p for p in inner.parents if base in p.parents)]
     except (OSError, ValueError):
         pass
-    for folder in folders:
+    return folders
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    """The tightest quota, in CPUs, of this process's cgroup and those above it."""
+    found = []
+    for folder in cgroup_folders(root, "cpu"):
         for read in (_quota_v2, _quota_v1):
             try:
                 quota = read(folder)
