@@ -6,6 +6,7 @@ is logged once with its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -34,17 +35,18 @@ class CallbackThread:
             _run_one(callback, value, then)
             return
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="mpsteal-callbacks", daemon=True)
             try:
+                thread = threading.Thread(target=self._run, name="mpsteal-callbacks", daemon=True)
                 thread.start()
-            except RuntimeError:
-                # No new threads while the interpreter shuts down, nor when the system has none left. The handle must
-                # be settled all the same.
-                logger.warning(
-                    "mpsteal: no thread for a callback, so it is not called (%r)",
-                    callback,
-                    extra=facts("callback_dropped"),
-                )
+            except (RuntimeError, MemoryError):
+                # No new threads while the interpreter shuts down, nor when the system has none left or no room for its
+                # stack. The handle must be settled all the same.
+                with contextlib.suppress(MemoryError):
+                    logger.warning(
+                        "mpsteal: no thread for a callback, so it is not called (%r)",
+                        callback,
+                        extra=facts("callback_dropped"),
+                    )
                 then()
                 return
             self._thread = thread

@@ -582,14 +582,22 @@ class Engine:
         # Handles first: nobody may wait for an engine that is gone. Twice, since from `ended` on late submitters
         # help, and what they could meet should be theirs alone.
         error = self.broken or PoolTerminatedError(f"{self._what} has ended")
-        self._fail_everything(error)
-        self.collector.wake()
-        self.ended.set()
-        self._fail_everything(error)
-        self._do_cancels()
-        self._do_calls()
-        self.callbacks.finish()
-        self._release()
+        # Whatever one step meets (memory may be out), the others are done: somebody waits for each.
+        steps: list[Callable[[], object]] = [
+            lambda: self._fail_everything(error),
+            self.collector.wake,
+            self.ended.set,
+            lambda: self._fail_everything(error),
+            self._do_cancels,
+            self._do_calls,
+            self.callbacks.finish,
+            self._release,
+        ]
+        for step in steps:
+            try:
+                step()
+            except BaseException:
+                logger.exception("mpsteal: the end of the engine failed", extra=facts("engine_failed"))
         if self.at_exit is not None:
             self.at_exit.cancel()
 

@@ -12,6 +12,7 @@ from gates import Gates, pass_gate
 from waiting import wait_idle, wait_until
 
 import mpsteal
+from mpsteal._engine import loop as engine_loop
 
 Open = Callable[..., mpsteal.Pool]
 
@@ -194,3 +195,48 @@ def test_callback_thread_starts_with_the_first_callback(open_pool: Open) -> None
     pool.close()
     pool.join()
     wait_until(lambda: threading.active_count() == before - 1, "both threads gone")
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_no_room_for_the_thread_costs_the_callback_only(
+    open_pool: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type[Exception]
+) -> None:
+    """As under `ulimit -v`, where a thread's stack finds no place."""
+    pool = open_pool(1)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "mpsteal-callbacks":
+            raise error("no room")
+        start(thread)
+
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert pool.apply_async(tasks.double, (1,), callback=seen.append).get(ALARM_S) == 2
+    assert not seen
+    assert len([r for r in caplog.records if "no thread for a callback" in r.getMessage()]) == 1
+    assert pool.apply_async(tasks.double, (2,), callback=seen.append).get(ALARM_S) == 4
+    assert seen == [4]
+
+
+def test_end_that_fails_half_way_is_an_end(
+    open_pool: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever waits for the pool, or hands something in late, gets an answer (I3)."""
+    pool = open_pool(1)
+    assert pool.apply(tasks.double, (1,)) == 2
+    fail = pool._engine._fail_everything
+    failures = [MemoryError("no room")]
+
+    def fail_once(error: BaseException) -> None:
+        if pool._engine.state == engine_loop.ENDED and failures:
+            raise failures.pop()
+        fail(error)
+
+    monkeypatch.setattr(pool._engine, "_fail_everything", fail_once)
+    pool.close()
+    pool.join()
+    assert not failures
+    assert pool._engine.ended.is_set()
+    assert len([r for r in caplog.records if "the end of the engine failed" in r.getMessage()]) == 1
