@@ -25,6 +25,7 @@ EVENTS = {
     "exit_with_tasks": "the program ends before a scheduler's tasks are over",
     "manager_died": "the Manager's process died; a new one is started",
     "manager_failed": "the Manager's process could not be started; it is tried again",
+    "manager_unreachable": "there is no place for the Manager's sockets: it watches, and nobody can attach",
     "max_rss_too_low": "a fresh agent is over `max_rss` after its first task",
     "sample_failed": "no sample of the agents could be taken",
     "spare_died": "the successor of an agent died before its turn",

@@ -42,7 +42,7 @@ class Guard:
     Attributes:
         pid: its process; 0 while there is none.
         due: when to call `start`, by `time.monotonic()`; None: not until something happens.
-        folder: where its socket lives, 0700; "" before the first start.
+        folder: where its sockets live, 0700; "" before the first start, and where none could be made.
         authkey: what a `QueueManager` needs to talk to it.
     """
 
@@ -62,8 +62,7 @@ class Guard:
         self.due = None
         try:
             if not self.folder:
-                # Made with the Manager, which removes it when we are killed.
-                self.folder = tempfile.mkdtemp(prefix="mpsteal-")
+                self._make_folder()
             with interrupts_held():
                 self.pid, self._control = start_guard(
                     self._segment, self._parent_watch, self.folder, self.authkey, fork=self._forks, run=run_bare
@@ -75,6 +74,14 @@ class Guard:
         except (OSError, RuntimeError):  # RuntimeError: no forks while the interpreter shuts down (3.12)
             logger.exception("mpsteal: the Manager could not be started; trying again", extra=facts("manager_failed"))
             self._try_later()
+
+    def _make_folder(self) -> None:
+        """Made with the Manager, which removes it when we are killed. Without one it serves nobody, and watches."""
+        try:
+            self.folder = tempfile.mkdtemp(prefix="mpsteal-")
+        except OSError as error:
+            text = "mpsteal: no place for the Manager's sockets, so nobody can attach to this pool: %s"
+            logger.warning(text, error, extra=facts("manager_unreachable"))
 
     def died(self) -> None:
         """The process is gone, and nobody asked it to leave."""

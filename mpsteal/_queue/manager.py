@@ -118,7 +118,10 @@ def guard_main(
     folder: str,
     authkey: bytes,
 ) -> None:
-    """The Manager's process: watch the parent until it says stop or is dead. Never returns: ends the process."""
+    """The Manager's process: watch the parent until it says stop or is dead. Never returns: ends the process.
+
+    Without a folder ("") it serves nobody, and watches all the same.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
@@ -143,8 +146,10 @@ def guard_main(
             break
         if not serving:
             serving = True
-            _serve(segment, folder, authkey)
-    shutil.rmtree(folder, ignore_errors=True)
+            if folder:
+                _serve(segment, folder, authkey)
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 

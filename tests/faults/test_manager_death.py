@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,3 +87,22 @@ def test_signals_that_end_programs_do_not_end_it(open_pool: Open) -> None:
         os.kill(pid, number)
     assert pool.map(tasks.double, range(20)) == list(range(0, 40, 2))
     assert pool._engine.guard.pid == pid
+
+
+def test_comes_without_a_place_for_its_sockets(
+    open_pool: Open, start_method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk: nobody can ask it anything, but agents are watched."""
+
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pool = open_pool(1, start_method)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    pid = manager_pid(pool)
+    assert pool.map(tasks.double, range(20)) == list(range(0, 40, 2))
+    assert pool._engine.guard.pid == pid
+    told = [r.getMessage() for r in caplog.records if r.name == "mpsteal"]
+    assert len(told) == 1 and "No space left" in told[0]
+    pool.close()
+    pool.join()
