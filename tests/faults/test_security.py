@@ -211,29 +211,28 @@ def framed(message: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("door", ["manager", "segment"])
-@pytest.mark.parametrize("kind", ["pickle", "long pickle", "endless", "half", "answer and pickle"])
-def test_client_without_the_key_is_not_listened_to(open_pool: Open, tmp_path: Path, door: str, kind: str) -> None:
+def test_client_without_the_key_is_not_listened_to(open_pool: Open, tmp_path: Path, door: str) -> None:
     pool = open_pool(1)
-    where = address(pool)
+    folder = os.path.dirname(address(pool))
     noted = tmp_path / "noted"
     bomb = pickle.dumps(WritesWhenUnpickled(noted))
-    message = {
-        "pickle": framed(bomb),
-        "long pickle": framed(bomb + bytes(4096)),
-        "endless": struct.pack("!iQ", -1, 1 << 60),
-        "half": b"\0\0",
-        "answer and pickle": framed(b"\0" * 16) + framed(b"#WELCOME#") + framed(bomb),
-    }[kind]
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(os.path.join(os.path.dirname(where), door))
-        client.sendall(message)
-        client.shutdown(socket.SHUT_WR)
-        try:
-            while client.recv(4096):
-                pass
-        except ConnectionResetError:
-            pass  # it has closed with our words unread
-    assert not noted.exists()
+    for message in (
+        framed(bomb),
+        framed(bomb + bytes(4096)),  # longer than what is read of an answer
+        struct.pack("!iQ", -1, 1 << 60),  # announces an exabyte
+        b"\0\0",  # half a header
+        framed(b"\0" * 16) + framed(b"#WELCOME#") + framed(bomb),  # as if it had been let in
+    ):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(os.path.join(folder, door))
+            client.sendall(message)
+            client.shutdown(socket.SHUT_WR)
+            try:
+                while client.recv(4096):
+                    pass
+            except ConnectionResetError:
+                pass  # it has closed with our words unread
+        assert not noted.exists(), message
     check_manager_serves(pool)
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from waiting import is_gone, program, wait_gone, wait_until
 
-from mpsteal._doctor import OK, PROBLEM, Finding
+from mpsteal._doctor import OK, PROBLEM, Finding, watch
 from mpsteal._doctor.watch import run_self_test
 
 ALARM_S = 100
@@ -139,7 +139,8 @@ def reported(code: str, patience_s: float = ALARM_S) -> list[Finding]:
     return found
 
 
-def test_self_test_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
+def test_self_test_that_hangs_is_ended_with_all_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "FAMILY_S", 0.1)
     noted = tmp_path / "pid"
     code = f"""
 import subprocess, sys, time
