@@ -79,7 +79,10 @@ def _end_with_parent(folder: str) -> None:
     with contextlib.suppress(OSError):
         while os.read(0, 1):
             pass
-    shutil.rmtree(folder, ignore_errors=True)
+    # Out of the way first: a task that runs on would put its file there again.
+    with contextlib.suppress(OSError):
+        os.rename(folder, f"{folder}-over")
+    shutil.rmtree(f"{folder}-over", ignore_errors=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
