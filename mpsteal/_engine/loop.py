@@ -597,7 +597,8 @@ class Engine:
             try:
                 step()
             except BaseException:
-                logger.exception("mpsteal: the end of the engine failed", extra=facts("engine_failed"))
+                with contextlib.suppress(BaseException):  # no memory for that either
+                    logger.exception("mpsteal: the end of the engine failed", extra=facts("engine_failed"))
         if self.at_exit is not None:
             self.at_exit.cancel()
 
