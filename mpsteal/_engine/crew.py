@@ -54,8 +54,8 @@ RESPAWN_PAUSE_S, RESPAWN_TRIES = 0.05, 60
 
 BARREN_S, BARREN_PAUSE_LAST_S = 1.0, 30.0
 """An agent that died within so long of its start and had taken no task was barren. The first is replaced at once; after
-the second in a row there is a pause (`RESPAWN_PAUSE_S`), doubled with each up to the longest. Shorter burns CPU on
-agents that somebody kills as they come; longer lets an agent be missed when that is over."""
+the second in a row there is a pause (`RESPAWN_PAUSE_S`), doubled with each up to the longest; 1 s where no other agent
+works. Shorter burns CPU on agents that somebody kills as they come; longer lets an agent be missed when that is over."""
 
 
 class Crew:
@@ -296,7 +296,8 @@ class Crew:
             self._failures_in_row = 0
             self._barren.pop(slot, None)
             return self._respawn(slot, 0)
-        if state == L.READY or any(self._words[self._layout.agent(other) + L.STATE] == L.READY for other in self.alive):
+        others_work = any(self._words[self._layout.agent(other) + L.STATE] == L.READY for other in self.alive)
+        if state == L.READY or others_work:
             self._failures_in_row = 0
         else:
             self._failures_in_row += 1
@@ -312,7 +313,8 @@ class Crew:
         barren = self._barren[slot] = self._barren.get(slot, 0) + 1 if now - agent.started < BARREN_S else 1
         if barren == 1:
             return self._respawn(slot, 0)
-        self._respawn_at[slot] = now + min(BARREN_PAUSE_LAST_S, RESPAWN_PAUSE_S * 2 ** (barren - 2)), 0
+        longest = BARREN_PAUSE_LAST_S if others_work else 1.0
+        self._respawn_at[slot] = now + min(longest, RESPAWN_PAUSE_S * 2 ** min(barren - 2, 20)), 0
         return None
 
     def _respawn(self, slot: int, tries: int) -> BaseException | None:

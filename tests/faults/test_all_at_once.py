@@ -86,6 +86,7 @@ class Killer:
 
     def __init__(self, pool: mpsteal.Pool, seed: int) -> None:
         self.kills = 0
+        self._pool, self._is_fast = pool, pool._ctx.get_start_method() == "fork"
         self._crew, self._chance, self._over = pool._engine.crew, random.Random(seed), threading.Event()
         self._stopped: list[int] = []
         self._thread = threading.Thread(target=self._run)
@@ -95,14 +96,19 @@ class Killer:
         chance = self._chance
         while not self._over.wait(chance.uniform(0.02, 0.05)):
             self._release(chance.choice([signal.SIGCONT, signal.SIGKILL]))
-            victim = chance.choice(self._crew.family or [None])
-            if victim is None or victim.pid is None:
+            ready = [agent for agent in self._pool.stats().agents if agent.state == "ready"]
+            if self._is_fast:
+                victims = [process.pid for process in self._crew.family]
+            else:  # they take longer to start than this goes on: one that works is left
+                victims = [agent.pid for agent in ready[1:]] + [p.pid for p in self._crew.spares.processes]
+            if not victims:
                 continue
+            victim = chance.choice(victims)
             if chance.random() < 0.2:
-                self._signal(victim.pid, signal.SIGSTOP)
-                self._stopped.append(victim.pid)
+                self._signal(victim, signal.SIGSTOP)
+                self._stopped.append(victim)
             else:
-                self._signal(victim.pid, signal.SIGKILL)
+                self._signal(victim, signal.SIGKILL)
         self._release(signal.SIGCONT)
 
     def _release(self, number: int) -> None:
