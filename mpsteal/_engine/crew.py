@@ -55,7 +55,7 @@ RESPAWN_PAUSE_S, RESPAWN_TRIES = 0.05, 60
 BARREN_S, BARREN_PAUSE_LAST_S = 1.0, 30.0
 """An agent that died within so long of its start and had taken no task was barren. The first is replaced at once; after
 the second in a row there is a pause (`RESPAWN_PAUSE_S`), doubled with each up to the longest; 1 s where no other agent
-works. Shorter burns CPU on agents that somebody kills as they come; longer lets an agent be missed when that is over."""
+works. Shorter burns CPU on agents that are killed as they come; longer lets an agent be missed when that is over."""
 
 
 class Crew:
@@ -261,6 +261,7 @@ class Crew:
         agent.exitcode = agent.process.exitcode
         agent.release()
         words[base + L.PID], words[base + L.STATE], words[base + L.PARKED] = 0, L.VACANT, 0
+        self.spares.clear_words(slot)  # it may have died as a spare whose turn had come
         self._collector.collect(slot)
         words[base + L.DONE] = self._collector.collected[slot]  # its own count may lag behind what it committed
         if claim != L.NONE and self._collector.is_pending(claim):

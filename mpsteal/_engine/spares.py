@@ -121,8 +121,14 @@ class Spares:
         agent.close_watch()
         agent.process.join()
         agent.release()
-        base = self._layout.agent(slot)
-        self._words[base + L.SPARE_PID] = self._words[base + L.SPARE_UP] = 0
+        self.clear_words(slot)
+
+    def clear_words(self, slot: int) -> None:
+        """Unless there is a spare, no process is named as one: its number may be a stranger's by now, whom the Manager
+        would end."""
+        if slot not in self._waiting:
+            base = self._layout.agent(slot)
+            self._words[base + L.SPARE_PID] = self._words[base + L.SPARE_UP] = 0
 
     def drop_all(self) -> None:
         """The pool ends."""

@@ -18,6 +18,9 @@ from waiting import agent_pids, lines, program, wait_gone, wait_idle, wait_until
 
 import mpsteal
 from mpsteal import Agent, Task
+from mpsteal._engine.crew import Crew
+from mpsteal._engine.spares import Spares
+from mpsteal._queue import layout
 
 Open = Callable[..., mpsteal.Pool]
 OpenScheduler = Callable[..., mpsteal.WorkStealingScheduler]
@@ -264,3 +267,36 @@ def test_limit_below_what_a_fresh_agent_takes_is_told_once(open_pool: Open, capl
     wait_until(lambda: pool.apply(os.getpid) != before, "it is replaced")
     wait_until(lambda: pool.stats().agents_recycled >= 2 and pool.apply(os.getpid), "and again")
     assert sum("again and again" in record.getMessage() for record in caplog.records) <= 1
+
+
+def test_no_word_names_a_spare_that_is_gone(open_pool: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be a stranger's by then, and the Manager ends whom the words name when the parent dies."""
+    pool, gate = open_pool(1, maxtasksperchild=3), gates("held")
+    engine = pool._engine
+    at = engine.segment.layout.agent(0) + layout.SPARE_PID
+    pool.map(tasks.double, range(2), 1)
+    held = pool.apply_async(pass_gate, (gate, 1))
+    gate.wait_arrived()
+    spare = wait_for_spare(pool)
+    assert engine.words[at] == spare
+    # It dies at the moment its turn comes: it has been told so, and has not said hello as an agent.
+    take = Spares.take
+
+    def take_a_dead_one(self: Spares, slot: int) -> Any:
+        if slot in self:
+            os.kill(spare, signal.SIGKILL)
+            wait_gone([spare])
+        return take(self, slot)
+
+    replace, named = Crew._replace, []
+
+    def note_and_replace(self: Crew, *args: Any, **options: Any) -> Any:
+        named.append(engine.words[at] if 0 not in self.spares else 0)
+        return replace(self, *args, **options)
+
+    monkeypatch.setattr(Spares, "take", take_a_dead_one)
+    monkeypatch.setattr(Crew, "_replace", note_and_replace)
+    gate.release()
+    assert held.get() == 1
+    assert pool.apply(os.getpid) != spare
+    assert named == [0, 0], "as the agent had left, and as the dead spare was settled"
