@@ -45,6 +45,18 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def signal_own(pid: int, number: int) -> bool:
+    """Send a signal to a descendant of ours; False: it is gone, and its number may be a stranger's by now."""
+    try:
+        process = psutil.Process(pid)
+        if os.getpid() not in [parent.pid for parent in process.parents()]:
+            return False
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
 def wait_gone(pids: Iterable[int], limit_s: float = ALARM_S) -> None:
     """Wait until none of the processes lives."""
     pids = list(pids)

@@ -257,6 +257,8 @@ class Crew:
         state = words[base + L.STATE]
         if state != L.LEAVING:
             agent.kill_group()
+        # Once it is joined its number may be a stranger's, and users may signal what they find in this list.
+        self.processes = [process for process in self.processes if process is not agent.process]
         agent.process.join()
         agent.exitcode = agent.process.exitcode
         agent.release()

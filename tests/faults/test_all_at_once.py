@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -16,7 +15,7 @@ from typing import Any
 
 import fault_tasks as tasks
 import pytest
-from waiting import lines, wait_idle
+from waiting import lines, signal_own, wait_idle
 
 import mpsteal
 
@@ -116,9 +115,7 @@ class Killer:
             self._signal(self._stopped.pop(), number)
 
     def _signal(self, pid: int, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-            self.kills += number == signal.SIGKILL
+        self.kills += signal_own(pid, number) and number == signal.SIGKILL
 
     def end(self) -> None:
         self._over.set()

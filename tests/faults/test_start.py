@@ -16,10 +16,10 @@ import psutil
 import pytest
 from gates import Gates
 from storms import value_or_death
-from waiting import agent_pids, lines, program, wait_gone, wait_idle, wait_until
+from waiting import agent_pids, lines, program, signal_own, wait_gone, wait_idle, wait_until
 
 import mpsteal
-from mpsteal._engine import crew
+from mpsteal._engine import crew as crew_module
 from mpsteal._engine.health import START_FAILURES_ALLOWED
 
 Open = Callable[..., mpsteal.Pool]
@@ -349,7 +349,7 @@ def test_initializer_that_is_killed_ends_the_pool_with_one_error(
     open_pool: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     """The kernel's out-of-memory killer, say; it is given longer than a crash."""
-    monkeypatch.setattr(crew, "START_KILLS_ALLOWED", 5)
+    monkeypatch.setattr(crew_module, "START_KILLS_ALLOWED", 5)
     noted = str(tmp_path / "noted")
     pool = open_pool(1, initializer=tasks.note_and_die_by, initargs=(noted, number))
     results = [pool.apply_async(tasks.double, (i,)) for i in range(3)]
@@ -359,3 +359,22 @@ def test_initializer_that_is_killed_ends_the_pool_with_one_error(
     assert len(lines(noted)) == (5 if number == signal.SIGKILL else 3)
     with pytest.raises(mpsteal.AgentStartError):
         pool.apply(tasks.double, (1,))
+
+
+def test_dead_agent_is_in_no_list_while_it_waits_to_be_replaced(
+    open_pool: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number may be a stranger's by then."""
+    monkeypatch.setattr(crew_module, "RESPAWN_PAUSE_S", 3600.0)
+    pool = open_pool(2)
+    wait_idle(pool)
+    first = pool.stats().agents[0].pid
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: pool.stats().agents[0].pid not in (0, first), "replaced at once")
+    wait_idle(pool)
+    assert signal_own(pool.stats().agents[0].pid, signal.SIGKILL)  # the second in a row has to wait
+    wait_until(lambda: 0 in pool._engine.crew._respawn_at, "it waits")
+    assert [process.pid for process in pool._pool] == agent_pids(pool)
+    assert len(pool._pool) == 1
+    assert [a.health for a in pool.stats().agents] == ["dead", "idle"]
+    assert pool.map(tasks.double, range(50)) == list(range(0, 100, 2))
