@@ -104,7 +104,11 @@ _ALL = [
         ("start: claimed", "after CLAIM", "The first chunk of a range is claimed, under the lock, and not committed."),
         ("start: committed", "after lo", "The range has moved past the chunk, and the lock is held.", _begun),
     ),
-    *_steps("take", "", ("start: unlocked", "after unlock", "The chunk is started, and the lock given back.", _begun)),
+    *_steps(
+        "take",
+        "",
+        ("start: unlocked", "after unlock started", "The chunk is started, and the lock given back.", _begun),
+    ),
     *_steps(
         "take",
         "",
@@ -232,6 +236,8 @@ class Watch:
         self.within = ["start"]
         self.locks: set[str] = set()
         self.works = step.needs != "work"
+        self.started = False
+        """Whether this `take` has committed a chunk."""
 
     def come(self, what: str) -> None:
         """The agent comes by a moment."""
@@ -256,6 +262,7 @@ class Watch:
     @contextmanager
     def inside(self, within: str) -> Iterator[None]:
         self.within.append(within)
+        self.started = False
         try:
             yield
         finally:
@@ -277,7 +284,7 @@ _watch: Watch | None = None
 def come(where: str) -> None:
     """A task, or what it is made of, comes by a point; in the parent and in agents that nobody watches: nothing."""
     if _watch is not None:
-        _watch.works = True
+        _watch.works |= where == "unpickle"
         _watch.come(f"in {where}")
 
 
@@ -306,6 +313,7 @@ class WatchedWords:
         what = self._name(at, value)
         self.watch.come(f"before {what}")
         self.words[at] = value
+        self.watch.started |= what == "lo"
         self.watch.come(f"after {what}")
 
     def _name(self, at: int, value: int) -> str:
@@ -356,7 +364,8 @@ class WatchedLocks(Locks):
     def unlock(self, slot: int) -> None:
         super().unlock(slot)
         self.watch.locks.discard(self._whose(slot))
-        self.watch.come("after unlock other" if slot != self.slot else "after unlock")
+        other, started = " other" if slot != self.slot else "", " started" if self.watch.started else ""
+        self.watch.come(f"after unlock{other}{started}")
 
     def fence(self) -> None:
         super().fence()
