@@ -142,7 +142,7 @@ def kill_at(step: Step, front: Any, steps: tool.Steps, gate: Gate, noted: str) -
         if step.needs != "start":
             gate.release()
         if step.needs == "ring":
-            wait_until(lambda: any(row["parked"] for row in rows(engine)), "one agent parked")
+            wait_until(lambda: has_run_dry(engine), "one agent parked, with nothing left to do")
             submit(BEHIND)
         if step.needs != "start":
             victim = steps.wait_held()
@@ -164,6 +164,11 @@ def kill_at(step: Step, front: Any, steps: tool.Steps, gate: Gate, noted: str) -
     assert [front.value(hold) for hold in holds] == [None] * holding
     check_recovered(step, front, victim, before)
     return became, Counter(map(int, lines(noted)))
+
+
+def has_run_dry(engine: Any) -> bool:
+    """Whether an agent is parked, and nothing is left but what holds the others."""
+    return engine.dispatcher.inflight < AGENTS and any(row["parked"] for row in rows(engine))
 
 
 def rows(engine: Any) -> list[dict[str, Any]]:
