@@ -13,7 +13,7 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 from gates import Gates, pass_gate
-from storms import storm, value_or_death
+from storms import OfPool, seed_of_run, storm, twenty_kills, value_or_death
 from waiting import agent_pids, lines, wait_gone, wait_idle, wait_until
 
 import mpsteal
@@ -202,9 +202,8 @@ def test_the_parents_log_names_the_death(open_pool: Open, caplog: pytest.LogCapt
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_nothing_runs_twice_and_nothing_is_lost_in_a_storm(open_pool: Open, tmp_path: Path, seed: int) -> None:
-    storm(open_pool(4, "fork"), str(tmp_path / "noted"), 2.5, 0.002, seed)
+def test_nothing_is_lost_delivered_twice_or_run_twice_in_a_storm(open_pool: Open, tmp_path: Path) -> None:
+    storm(OfPool(open_pool(4, "fork"), str(tmp_path / "noted"), 0.002), 5, seed_of_run(), at_once=500)
 
 
 def test_the_same_where_owners_take_their_locks(
@@ -212,7 +211,7 @@ def test_the_same_where_owners_take_their_locks(
 ) -> None:
     """As where there is no `membarrier`."""
     monkeypatch.setattr(engine_loop, "load_barrier", lambda: None)
-    storm(open_pool(4, "fork"), str(tmp_path / "noted"), 2.5, 0.002, 4)
+    storm(OfPool(open_pool(4, "fork"), str(tmp_path / "noted"), 0.002), 2, seed_of_run(), at_once=250)
 
 
 def test_an_agent_that_cannot_fence_others_is_no_agent(open_pool: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,5 +225,9 @@ def test_an_agent_that_cannot_fence_others_is_no_agent(open_pool: Open, monkeypa
 def test_storm_with_tiny_pages_and_rings(open_pool: Open, tmp_path: Path) -> None:
     """Every edge of the segment is met again and again: pages of 4, deques of 4, a ring of 4 KiB."""
     geometry = {"page_chunks": 4, "page_bytes": 4096, "pages": 8, "entries": 4, "ring_bytes": 4096}
-    pool = open_pool(3, "fork", geometry=geometry)
-    storm(pool, str(tmp_path / "noted"), 2.5, 0.001, 3)
+    pool = open_pool(4, "fork", geometry=geometry)
+    storm(OfPool(pool, str(tmp_path / "noted"), 0.001), 2, seed_of_run(), at_once=250)
+
+
+def test_twenty_kills_in_five_thousand_tasks(open_pool: Open, tmp_path: Path) -> None:
+    twenty_kills(open_pool(4, "fork"), str(tmp_path / "noted"), seed_of_run())

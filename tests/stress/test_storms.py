@@ -1,58 +1,39 @@
-"""Agents killed at random for minutes: nothing runs twice, nothing is lost."""
+"""Agents killed at random for minutes: nothing is lost, nothing is delivered twice, nothing runs twice."""
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import fault_tasks as tasks
 import pytest
-from storms import storm, value_or_death
-from waiting import agent_pids, lines, wait_idle
+from storms import OfPool, OfScheduler, seed_of_run, storm, twenty_kills
 
 import mpsteal
 
 Open = Callable[..., mpsteal.Pool]
+OpenScheduler = Callable[..., mpsteal.WorkStealingScheduler]
 
 TINY = {"page_chunks": 4, "page_bytes": 4096, "pages": 8, "entries": 4, "ring_bytes": 4096}
 
+AT_ONCE = 20_000
+
 
 def test_a_minute_of_kills(open_pool: Open, start_method: str, tmp_path: Path) -> None:
-    seed = random.randrange(1 << 30)
-    storm(open_pool(4, start_method), str(tmp_path / "noted"), 60, 0.002, seed)
+    storm(OfPool(open_pool(4, start_method), str(tmp_path / "noted"), 0.002), 60, seed_of_run(), AT_ONCE)
 
 
 def test_a_minute_of_kills_with_tiny_pages(open_pool: Open, tmp_path: Path) -> None:
-    seed = random.randrange(1 << 30)
     pool = open_pool(4, "fork", geometry=TINY)
-    storm(pool, str(tmp_path / "noted"), 60, 0.001, seed)
+    storm(OfPool(pool, str(tmp_path / "noted"), 0.001), 60, seed_of_run(), AT_ONCE)
 
 
-@pytest.mark.parametrize("round_", range(10))
-def test_twenty_kills_in_five_thousand_tasks(open_pool: Open, tmp_path: Path, round_: int) -> None:
-    noted = str(tmp_path / "noted")
-    count, kills = 5000, 20
-    chance = random.Random(round_)
-    pool = open_pool(4, "fork")
-    wait_idle(pool)
-    results = [pool.apply_async(tasks.note_and_spin, (noted, i, 0.001)) for i in range(count)]
-    killed = died = 0
-    for i, result in enumerate(results):
-        value = value_or_death(result)
-        assert value in (i, "died")
-        died += value == "died"
-        if i % (count // kills) == 0 and killed < kills:
-            try:
-                os.kill(chance.choice(agent_pids(pool)), signal.SIGKILL)
-                killed += 1
-            except ProcessLookupError:
-                pass
-    ran = Counter(map(int, lines(noted)))
-    assert max(ran.values()) == 1
-    assert count - len(ran) <= died <= killed <= kills
-    wait_idle(pool)
-    pool._engine.validate()
+def test_a_minute_of_kills_in_a_scheduler(open_scheduler: OpenScheduler, tmp_path: Path) -> None:
+    """All priorities, skills, urgent tasks; those with retries run again once per death, and no more."""
+    scheduler = open_scheduler(method="fork", order__ask_s=0.05)
+    told = storm(OfScheduler(scheduler, str(tmp_path / "noted"), 0.002), 60, seed_of_run(), AT_ONCE)
+    assert told.run_again > 0
+
+
+@pytest.mark.parametrize("_", range(50))
+def test_twenty_kills_in_five_thousand_tasks(open_pool: Open, tmp_path: Path, _: int) -> None:
+    twenty_kills(open_pool(4, "fork"), str(tmp_path / "noted"), seed_of_run())
