@@ -81,7 +81,7 @@ class Crew:
         forks: bool,
     ) -> None:
         self._make_spec, self._make_process, self._forks = make_spec, make_process, forks
-        self._words, self._layout, self._deques = segment.words, segment.layout, deques
+        self._segment, self._words, self._layout, self._deques = segment, segment.words, segment.layout, deques
         self._dispatcher, self._collector = dispatcher, collector
         self._slots = slots
         self.leaving: set[int] = set()
@@ -265,6 +265,7 @@ class Crew:
         words[base + L.PID], words[base + L.STATE], words[base + L.PARKED] = 0, L.VACANT, 0
         self.spares.clear_words(slot)  # it may have died as a spare whose turn had come
         self._collector.collect(slot)
+        self._segment.punch_blocks(1 + slot)  # what it had begun to write and not committed; the rest has been read
         words[base + L.DONE] = self._collector.collected[slot]  # its own count may lag behind what it committed
         if claim != L.NONE and self._collector.is_pending(claim):
             agent.lost_task = self._dispatcher.id_of(claim)

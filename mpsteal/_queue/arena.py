@@ -219,6 +219,19 @@ class Segment:
                 with mmap.mmap(self.fd, size, offset=offset) as window:
                     window.madvise(mmap.MADV_REMOVE)
 
+    def punch_blocks(self, owner: int) -> None:
+        """Give the memory of all blocks of an owner back: it is dead, and nobody will read any of them again.
+
+        What is there is asked of the system (`SEEK_DATA`), since nobody else knows how far it came.
+        """
+        at = self.blocks_base(owner)
+        end = at + self.block_span
+        # Not every file system can. And no data behind `at` is an error, too (ENXIO). Nobody uses the file's position.
+        with contextlib.suppress(OSError, AttributeError):
+            while (at := os.lseek(self.fd, at, os.SEEK_DATA)) < end:
+                start, at = at // _PAGE * _PAGE, min(end, os.lseek(self.fd, at, os.SEEK_HOLE))
+                self.punch(start, -(-(at - start) // _PAGE) * _PAGE)
+
     def read_block(self, offset: int, size: int) -> bytearray:
         """The bytes of a block."""
         out = bytearray(size)
