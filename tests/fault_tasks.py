@@ -265,6 +265,19 @@ def segfault() -> NoReturn:
     raise AssertionError("still alive")
 
 
+def note_pid_and_die(path: str, number: int, code: int) -> NoReturn:
+    """Ends by `os._exit` with this code; 0: by SIGKILL."""
+    note(path, f"{number} {os.getpid()}")
+    if code:
+        os._exit(code)
+    die_by(signal.SIGKILL)
+
+
+def note_pid_and_double(path: str, number: int) -> int:
+    note(path, f"{number} {os.getpid()}")
+    return 2 * number
+
+
 def die_if(path: str, number: int, fatal: int) -> int:
     note(path, number)
     if number == fatal:

@@ -229,5 +229,33 @@ def test_storm_with_tiny_pages_and_rings(open_pool: Open, tmp_path: Path) -> Non
     storm(OfPool(pool, str(tmp_path / "noted"), 0.001), 2, seed_of_run(), at_once=250)
 
 
+def test_three_hundred_deaths_among_three_hundred_healthy_tasks(open_pool: Open, tmp_path: Path) -> None:
+    """Exactly those fail, and each error names its own process, exit code or signal, and task."""
+    pool = open_pool(4, "fork")
+    noted = str(tmp_path / "noted")
+    results: list[Any] = []
+    for i in range(0, 600, 2):
+        code = 1 + i // 4 % 250 if i % 4 else 0
+        results.append(pool.apply_async(tasks.note_pid_and_die, (noted, i, code)))
+        results.append(pool.apply_async(tasks.note_pid_and_double, (noted, i + 1)))
+    errors = {}
+    for i, result in enumerate(results):
+        if i % 2:
+            assert result.get(60) == 2 * i
+        else:
+            with pytest.raises(mpsteal.AgentDiedError) as caught:
+                result.get(60)
+            errors[i] = caught.value
+    ran = [line.split() for line in lines(noted)]
+    assert sorted(int(number) for number, _ in ran) == list(range(600))
+    pid_of = {int(number): int(pid) for number, pid in ran}
+    for i, error in errors.items():
+        assert error.pid == pid_of[i]
+        assert error.exitcode == (1 + i // 4 % 250 if i % 4 else -signal.SIGKILL)
+        assert error.task == f"task {i} (note_pid_and_die)"
+    wait_idle(pool)
+    pool._engine.validate()
+
+
 def test_twenty_kills_in_five_thousand_tasks(open_pool: Open, tmp_path: Path) -> None:
     twenty_kills(open_pool(4, "fork"), str(tmp_path / "noted"), seed_of_run())

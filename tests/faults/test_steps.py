@@ -239,12 +239,25 @@ def test_death_at_a_step_costs_what_was_running(
     assert {number: ran[number] for number in became} == {n: step.ran if n in died else 1 for n in became}
 
 
-IN_A_SCHEDULER = {
-    name: step for name, step in {**STEPS, **TASK_STEPS}.items() if step.needs not in ("leaving", "lock", "start")
-}
+ONLY_A_POOL = {name for name, step in STEPS.items() if step.needs in ("leaving", "lock", "start")}
+
+DIFFERS = {"steal: journal", "steal: committed", "steal: no journal", "park: said", "park: asleep", "park: woken"}
+"""Steps that cost nothing, and where a scheduler does something else than a Pool: what is queued at the dead is placed
+again."""
 
 
-@pytest.mark.parametrize("step", each(IN_A_SCHEDULER))
+def each_of_a_scheduler() -> list[Any]:
+    """Where tasks run again, where a scheduler differs; the rest is as in a Pool, and left to the stress tests."""
+    chosen = []
+    for name, step in {**STEPS, **TASK_STEPS}.items():
+        if name not in ONLY_A_POOL:
+            differs = step.costs or name in TASK_STEPS or name in DIFFERS
+            marks = [] if differs else [pytest.mark.stress]
+            chosen.append(pytest.param(step, id=name.replace(" ", "-"), marks=marks))
+    return chosen
+
+
+@pytest.mark.parametrize("step", each_of_a_scheduler())
 def test_death_at_a_step_has_a_task_with_retries_run_again(
     step: Step, gates: Gates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
