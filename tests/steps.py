@@ -2,7 +2,7 @@
 
     test (parent)                                    agent (a fork, of any slot)
     -------------                                    ---------------------------
-    steps = hold_at(STEPS["..."])   patches Agent
+    steps = hold_at([STEPS["..."]])   patches Agent
     pool = open_pool(3, "fork")                      watches its own words, locks, pipes and blocks
     steps.arm()
                                                      the first one that reaches the step writes its pid down,
@@ -216,11 +216,25 @@ _ASKING = [
     ),
 ]
 
+_REPAIRING = [
+    *_steps(
+        "repair",
+        "both",
+        ("repair: half the loot", "after other lo", "It writes the dead thief's loot from the journal: half of it."),
+        ("repair: loot", "after other hi", "The loot of the dead thief is written, and its journal is still there."),
+        ("repair: no journal", "after other J_VICTIM none", "The dead thief's journal is cleared, the marks are not."),
+        ("repair: one mark", "after other MARK none", "One mark is cleared, and both locks are held."),
+    ),
+]
+
 STEPS = {step.name: step for step in _ALL}
 """What every agent comes by."""
 
 TASK_STEPS = {step.name: step for step in _ASKING}
 """What only an agent of a scheduler comes by."""
+
+REPAIR_STEPS = {step.name: step for step in _REPAIRING}
+"""What an agent comes by that finds the marks of another, which died once it had committed a steal."""
 
 
 # -- in an agent ------------------------------------------------------------------------------------------------------
@@ -229,32 +243,34 @@ TASK_STEPS = {step.name: step for step in _ASKING}
 class Watch:
     """Tells which moment an agent is at, and holds it at one of them."""
 
-    def __init__(self, step: Step, gate: Gate, held_by: Path) -> None:
-        self.step, self.gate, self.held_by = step, gate, held_by
+    def __init__(self, steps: list[Step], gate: Gate, directory: Path) -> None:
+        self.steps, self.gate = steps, gate
+        self.held_by = [directory / f"held-{i}" for i in range(len(steps))]
         self.armed = mmap.mmap(-1, 1)
-        """One byte that forks share."""
+        """One byte that forks share: the number of the step that counts now, from 1 on; 0: none."""
         self.within = ["start"]
         self.locks: set[str] = set()
-        self.works = step.needs != "work"
+        self.works = steps[0].needs != "work"
         self.started = False
         """Whether this `take` has committed a chunk."""
 
     def come(self, what: str) -> None:
         """The agent comes by a moment."""
-        if not self.armed[0] or what != self.step.at.what or self.within[-1] != self.step.at.within:
+        number = self.armed[0] - 1
+        if number < 0 or what != (step := self.steps[number]).at.what or self.within[-1] != step.at.within:
             return
         held = "both" if len(self.locks) == 2 else "".join(self.locks)
-        if held == self.step.at.held and self.works:
-            self._hold()
+        if held == step.at.held and self.works:
+            self._hold(number)
 
-    def _hold(self) -> None:
+    def _hold(self, number: int) -> None:
         try:
-            fd = os.open(self.held_by, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            fd = os.open(self.held_by[number], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             return
         os.write(fd, f"{os.getpid()}\n".encode())
         os.close(fd)
-        if self.step.sleeps:
+        if self.steps[number].sleeps:
             self.gate.arrive()
         else:
             self.gate.wait()
@@ -553,26 +569,27 @@ def say_initialized() -> None:
 
 
 class Steps:
-    """One step at which an agent is held: the test's side."""
+    """Steps at which agents are held, one after the other: the test's side."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
     def arm(self) -> None:
-        """From now on the first agent that comes by is held."""
-        self._watch.armed[0] = 1
+        """From now on the first agent that comes by the next step is held."""
+        self._watch.armed[0] += 1
 
     def wait_held(self) -> int:
         """Wait until an agent is held; its process."""
         self._watch.gate.wait_arrived()
-        return int(self._watch.held_by.read_text())
+        return int(self._watch.held_by[self._watch.armed[0] - 1].read_text())
 
     def close(self) -> None:
+        """Give the shared byte back."""
         self._watch.armed.close()
 
 
-def hold_at(step: Step, gates: Gates, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Steps:
-    """Have every agent that is forked from now on watched for `step`. To be called before a pool is made."""
-    watch = Watch(step, gates("step"), directory / "held")
+def hold_at(steps: list[Step], gates: Gates, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """Have every agent that is forked from now on watched for these steps. To be called before a pool is made."""
+    watch = Watch(steps, gates("step"), directory)
     monkeypatch.setattr(agent_loop, "Agent", _watched_agent(watch))
     return Steps(watch)

@@ -52,7 +52,7 @@ def check_goes_on(pool: mpsteal.Pool, victim: int, before: set[int], taken_befor
 def test_agent_killed_in_the_middle_of_a_large_result(
     open_pool: Open, gates: Gates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    steps = hold_at(STEPS["block: half written"], gates, tmp_path, monkeypatch)
+    steps = hold_at([STEPS["block: half written"]], gates, tmp_path, monkeypatch)
     pool = open_pool(2, "fork")
     wait_idle(pool)
     before, taken_before = set(agent_pids(pool)), taken_bytes(pool)

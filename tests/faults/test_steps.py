@@ -22,8 +22,8 @@ import psutil
 import pytest
 import steps as tool
 from gates import Gate, Gates, pass_gate
-from steps import RING_BYTES, STEPS, TASK_STEPS, Piece, Step, hold_at, is_outcome, work
-from waiting import ALARM_S, lines, wait_until
+from steps import REPAIR_STEPS, RING_BYTES, STEPS, TASK_STEPS, Piece, Step, WorkError, hold_at, is_outcome, work
+from waiting import ALARM_S, lines, wait_gone, wait_until
 
 import mpsteal
 from mpsteal import Agent, Task, WorkStealingScheduler
@@ -39,10 +39,10 @@ SMALL = {"ring_bytes": RING_BYTES}
 class OfPool:
     """The pool under test."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, geometry: dict[str, int] = SMALL) -> None:
         options: dict[str, Any] = {"maxtasksperchild": 5} if step.needs == "leaving" else {}
         context = mpsteal.get_context("fork")
-        self.pool = context.Pool(AGENTS, tool.say_initialized, geometry=SMALL, **options)
+        self.pool = context.Pool(AGENTS, tool.say_initialized, geometry=geometry, **options)
         self.engine = self.pool._engine
         self.close = self.pool.terminate
 
@@ -162,7 +162,9 @@ def kill_at(step: Step, front: Any, steps: tool.Steps, gate: Gate, noted: str) -
             became[number] = error
     gate.release(AGENTS)
     assert [front.value(hold) for hold in holds] == [None] * holding
-    check_recovered(step, front, victim, before)
+    after = check_recovered(front, {victim})
+    if step.needs != "leaving":
+        assert len(after - before) == 1, "one replacement"
     return became, Counter(map(int, lines(noted)))
 
 
@@ -179,18 +181,17 @@ def wait_all_parked(engine: Any) -> None:
     wait_until(lambda: [row["parked"] for row in rows(engine)] == [True] * AGENTS, "all agents parked")
 
 
-def check_recovered(step: Step, front: Any, victim: int, before: set[int]) -> None:
-    """A new agent is in place, no lock is held, the books agree, and work goes on."""
+def check_recovered(front: Any, victims: set[int]) -> set[int]:
+    """New agents are in place, no lock is held, the books agree, and work goes on. Returns all processes."""
     engine = front.engine
     assert front.map(abs, range(20)) == list(range(20))
     wait_all_parked(engine)
     after = {row["pid"] for row in rows(engine)}
-    assert victim not in after
-    if step.needs != "leaving":
-        assert len(after - before) == 1, "one replacement"
+    assert not victims & after
     engine.validate()
     held = engine.call(lambda: [slot for slot in range(AGENTS) if not try_and_give_back(engine.locks, slot)])
     assert not held, f"locks of agents {held} are still held"
+    return after
 
 
 def try_and_give_back(locks: Any, slot: int) -> bool:
@@ -216,7 +217,7 @@ def kill_with(
 ) -> tuple[dict[int, Any], Counter[int], Any]:
     """`kill_at`, with what `make` makes; returns that, too."""
     prepare(step, monkeypatch)
-    steps = hold_at(step, gates, directory, monkeypatch)
+    steps = hold_at([step], gates, directory, monkeypatch)
     if step.needs == "start":
         steps.arm()
     front = make(step)
@@ -266,3 +267,40 @@ def test_death_at_a_step_has_a_task_with_retries_run_again(
     assert sorted(ran) == sorted(became)
     assert Counter(ran.values()) == Counter({1: len(became) - step.costs * step.ran, 2: step.costs * step.ran})
     assert front.scheduler.metrics.retried == step.costs
+
+
+@pytest.mark.parametrize("step", each(REPAIR_STEPS))
+def test_death_of_who_repairs(step: Step, gates: Gates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thief dies, and whoever finds its marks dies in the middle of the repair: both before the parent has looked."""
+    steps = hold_at([STEPS["steal: committed"], step], gates, tmp_path, monkeypatch)
+    front = OfPool(step, {})  # a ring with room for all results: nobody reads them meanwhile
+    gate, noted = gates("hold"), str(tmp_path / "noted")
+    engine = front.engine
+    try:
+        wait_all_parked(engine)
+        before = {process.pid for process in engine.crew.processes}
+        holds = [front.submit(pass_gate, gate) for _ in range(AGENTS)]
+        gate.wait_arrived(AGENTS)
+        handles = [front.submit(work, noted, Piece(number)) for number in range(AGENTS * BEHIND)]
+        wait_taken_in(engine)
+        with silence(engine, True):
+            steps.arm()
+            gate.release()
+            thief = steps.wait_held()
+            os.kill(thief, signal.SIGKILL)
+            wait_gone([thief])
+            steps.arm()
+            gate.release(AGENTS - 1)
+            repairer = steps.wait_held()
+            os.kill(repairer, signal.SIGKILL)
+        for number, handle in enumerate(handles):
+            try:
+                assert is_outcome(number, front.value(handle))
+            except WorkError as error:
+                assert is_outcome(number, error)
+        assert [front.value(hold) for hold in holds] == [None] * AGENTS
+        assert Counter(map(int, lines(noted))) == Counter(range(len(handles)))
+        assert len(check_recovered(front, {thief, repairer}) - before) == 2
+    finally:
+        front.close()
+        steps.close()
