@@ -31,6 +31,9 @@ from mpsteal.results import AsyncResult
 
 KILL_EVERY_S = (0.02, 0.05)
 
+PATIENCE_S = 600.0
+"""Longest wait for one task: 20,000 at once may keep two busy cores for minutes. pytest's own limit is the alarm."""
+
 AGENTS = 4
 
 KINDS = [[], ["red"], ["blue"]]
@@ -78,7 +81,7 @@ class OfPool:
 
     @staticmethod
     def outcome(handle: Any) -> Any:
-        return handle.get(ALARM_S)
+        return handle.get(PATIENCE_S)
 
     @staticmethod
     def tries(handle: Any) -> int:
@@ -113,7 +116,7 @@ class OfScheduler:
 
     @staticmethod
     def outcome(handle: Any) -> Any:
-        return handle.result(ALARM_S)
+        return handle.result(PATIENCE_S)
 
     @staticmethod
     def tries(handle: Any) -> int:

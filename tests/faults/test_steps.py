@@ -61,7 +61,8 @@ class OfScheduler:
     """The scheduler under test. Every task may run again once; one in four is urgent, and waits in the parent."""
 
     def __init__(self, step: Step) -> None:
-        self.has_urgent = step.at.within != "room"  # an agent would ask for those, and nobody answer
+        # An agent asks for those, and in silence nobody answers.
+        self.has_urgent = step.needs != "silence" or step.at.within == "ask"
         self.scheduler = WorkStealingScheduler(
             context="fork",
             initializer=tool.say_initialized,
@@ -138,8 +139,8 @@ def kill_at(step: Step, front: Any, steps: tool.Steps, gate: Gate, noted: str) -
     submit(AGENTS * BEHIND)
     wait_taken_in(engine)
     with silence(engine, step.needs == "silence"):
-        steps.arm()
         if step.needs != "start":
+            steps.arm()
             gate.release()
         if step.needs == "ring":
             wait_until(lambda: has_run_dry(engine), "one agent parked, with nothing left to do")
