@@ -58,11 +58,12 @@ class OfPool:
 
 
 class OfScheduler:
-    """The scheduler under test. Every task may run again once; one in four is urgent, and waits in the parent."""
+    """The scheduler under test. Every task may run again once; one in four is urgent, and waits in the parent, except
+    where that would be in the way."""
 
     def __init__(self, step: Step) -> None:
-        # An agent asks for those, and in silence nobody answers.
-        self.has_urgent = step.needs != "silence" or step.at.within == "ask"
+        # An agent asks for those, and in silence nobody answers; and it parks, and is rung, more than once.
+        self.has_urgent = step.at.within == "ask" or (step.at.within != "park" and step.needs != "silence")
         self.scheduler = WorkStealingScheduler(
             context="fork",
             initializer=tool.say_initialized,
@@ -139,12 +140,14 @@ def kill_at(step: Step, front: Any, steps: tool.Steps, gate: Gate, noted: str) -
     submit(AGENTS * BEHIND)
     wait_taken_in(engine)
     with silence(engine, step.needs == "silence"):
-        if step.needs != "start":
+        if step.needs == "ring":
+            gate.release()
+            wait_until(lambda: has_run_dry(engine), "one agent parked, with nothing left to do")
+            steps.arm()  # only now: it may have been parked, and rung, before
+            submit(BEHIND)
+        elif step.needs != "start":
             steps.arm()
             gate.release()
-        if step.needs == "ring":
-            wait_until(lambda: has_run_dry(engine), "one agent parked, with nothing left to do")
-            submit(BEHIND)
         if step.needs != "start":
             victim = steps.wait_held()
         if step.sleeps:
