@@ -276,7 +276,8 @@ def twenty_kills(pool: mpsteal.Pool, noted: str, seed: int, count: int = 5000, k
         assert begun.get(number, error.pid) == error.pid, f"task {number} ran elsewhere"
         what, at = last.get(error.pid, ("ends", -1))
         assert at == number or (what == "ends" and number not in begun), (
-            f"process {error.pid} was killed where task {at} {what}, and task {number} died"
+            f"process {error.pid} was killed where task {at} {what}, and task {number} died: "
+            f"{[line for line in lines(noted) if line.endswith(f' {error.pid}')][-5:]}"
         )
     assert len(killer.pids) == kills
     return len(died)

@@ -308,3 +308,10 @@ def test_death_of_who_repairs(step: Step, gates: Gates, tmp_path: Path, monkeypa
     finally:
         front.close()
         steps.close()
+
+
+def test_no_two_names_for_one_step() -> None:
+    every = [*STEPS.values(), *TASK_STEPS.values(), *REPAIR_STEPS.values()]
+    assert len({step.name for step in every}) == len(every)
+    met = Counter(step.at for step in every if step.needs != "lock")
+    assert [moment for moment, times in met.items() if times > 1] == []
