@@ -248,6 +248,10 @@ def twenty_kills(pool: mpsteal.Pool, noted: str, seed: int, count: int = 5000, k
     chance = random.Random(seed)
     results = [pool.apply_async(note_both_ends, (noted, i, 0.001)) for i in range(count)]
     killer = Killer(pool._engine, seed)
+
+    def living() -> set[int]:
+        return {row["pid"] for row in pool._engine.status() if row["pid"]}
+
     died: dict[int, mpsteal.AgentDiedError] = {}
     for i, result in enumerate(results):
         try:
@@ -255,9 +259,8 @@ def twenty_kills(pool: mpsteal.Pool, noted: str, seed: int, count: int = 5000, k
         except mpsteal.AgentDiedError as error:
             died[i] = error
         if i >= len(killer.pids) * count // kills:
-            living = {row["pid"] for row in pool._engine.status() if row["pid"]} - killer.pids
-            if living:
-                killer.kill(chance.choice(sorted(living)))
+            wait_until(lambda: living() - killer.pids, "an agent to kill")
+            killer.kill(chance.choice(sorted(living() - killer.pids)))
     check_deaths(died, killer.pids)
     begun: dict[int, int] = {}
     last: dict[int, tuple[str, int]] = {}
