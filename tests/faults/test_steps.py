@@ -15,6 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ SMALL = {"ring_bytes": RING_BYTES}
 class OfPool:
     """The pool under test."""
 
-    def __init__(self, step: Step, geometry: dict[str, int] = SMALL) -> None:
+    def __init__(self, step: Step, geometry: dict[str, int] = SMALL, **terms: int) -> None:
+        self.terms = terms
         options: dict[str, Any] = {"maxtasksperchild": 5} if step.needs == "leaving" else {}
         context = mpsteal.get_context("fork")
         self.pool = context.Pool(AGENTS, tool.say_initialized, geometry=geometry, **options)
@@ -47,7 +49,7 @@ class OfPool:
         self.close = self.pool.terminate
 
     def submit(self, function: Callable[..., Any], *args: Any, number: int = 0) -> Any:
-        return self.pool.apply_async(function, args)
+        return self.pool.apply_async(function, args, **self.terms)
 
     def map(self, function: Callable[..., Any], items: range) -> list[Any]:
         return self.pool.map(function, items, 1)
@@ -242,6 +244,19 @@ def test_death_at_a_step_costs_what_was_running(
     assert len(died) == step.costs
     assert [number for number in became if number not in died and not is_outcome(number, became[number])] == []
     assert {number: ran[number] for number in became} == {n: step.ran if n in died else 1 for n in became}
+
+
+AGAIN = ("next: committed", "unpickling", "running", "block: half written")
+
+
+@pytest.mark.parametrize("step", each({name: STEPS[name] for name in AGAIN}))
+def test_death_at_a_step_has_a_call_with_retries_run_again(
+    step: Step, gates: Gates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became, ran, _ = kill_with(partial(OfPool, retries=1), step, gates, tmp_path, monkeypatch)
+    assert [number for number in became if not is_outcome(number, became[number])] == []
+    assert sorted(ran) == sorted(became)
+    assert Counter(ran.values()) == Counter({1: len(became) - step.ran, 2: int(step.ran)})
 
 
 ONLY_A_POOL = {name for name, step in STEPS.items() if step.needs in ("leaving", "lock", "start")}
