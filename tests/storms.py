@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import fault_tasks as tasks
 import pytest
 from scheduler_tasks import note_pid_and_spin
-from waiting import ALARM_S, lines, wait_until
+from waiting import ALARM_S, lines, signal_own, wait_until
 
 import mpsteal
 from mpsteal import Agent, Task, WorkStealingScheduler
@@ -177,11 +177,8 @@ class Killer:
                 self.kill(pid)
 
     def kill(self, pid: int) -> None:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return  # replaced since we looked
-        self.pids.add(pid)
+        if signal_own(pid, signal.SIGKILL):  # else it was replaced since we looked
+            self.pids.add(pid)
 
 
 def storm(front: Any, seconds: float, seed: int, at_once: int) -> Told:
