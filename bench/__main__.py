@@ -1,5 +1,5 @@
 """``python -m bench pool``: the table of mpsteal.Pool beside multiprocessing.Pool, measured in one
-run. ``scheduler`` and ``simulate`` are commands of their own, in the files of those names."""
+run. ``scheduler``, ``simulate`` and ``faults`` are commands of their own, in the files of those names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import _machine, _pools, _report, _rows, _run, scheduler, simulate
+from bench import _machine, _pools, _report, _rows, _run, faults, scheduler, simulate
 
 BASELINE = Path(__file__).parent / "results" / "pool.json"
 
@@ -30,8 +30,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     scheduler.add_arguments(commands.add_parser("scheduler", help="the scheduler's figures, against their targets"))
     simulate.add_arguments(commands.add_parser("simulate", help="its rules among 1,000 agents, over virtual time"))
+    faults.add_arguments(commands.add_parser("faults", help="what faults cost in six pools"))
     args = parser.parse_args(arguments)
-    if args.command == "simulate":
+    if args.command in ("simulate", "faults"):
         return args
     if args.rounds is None:
         args.rounds = 1 if args.quick else 5
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Return 0 if every run gave an answer, whatever the figures, else 1; usage errors exit 2."""
     args = parse(arguments)
     if args.command != "pool":
-        return scheduler.run(args) if args.command == "scheduler" else simulate.run(args)
+        return {"scheduler": scheduler.run, "simulate": simulate.run, "faults": faults.run}[args.command](args)
     if args.list:
         list_rows()
         return 0
