@@ -9,7 +9,8 @@ The watcher is outside: it waits, ends what must be ended, and looks at what is 
 
 The processes of a scene are known by a word in their environment, which children inherit; so nobody else's are touched.
 Where the system lets an unprivileged user have a mount namespace (Linux), the watcher is started in one (`command`) and
-has a /dev/shm of its own: what is left there is the scene's. Without, new files in /dev/shm are counted.
+has a /dev/shm of its own: what is left there is the scene's. Without, nobody could tell whose a file there is, and
+none is counted.
 """
 
 from __future__ import annotations
@@ -202,6 +203,8 @@ class Watcher:
         return found
 
     def _shm(self) -> set[str]:
+        if PRIVATE not in os.environ:
+            return set()
         try:
             return {entry.name for entry in os.scandir(SHM) if entry.stat(follow_symlinks=False).st_uid == os.getuid()}
         except OSError:

@@ -84,7 +84,7 @@ class Adapter:
 
 class Stock(Adapter):
     name = "multiprocessing"
-    label = "Pool (stock)"
+    label = "stock Pool"
 
     def open(self, workers: int, *, initializer: Any = None, nested: bool = False) -> None:  # noqa: ARG002
         self.pool = self.make()(workers, initializer)
@@ -110,7 +110,7 @@ class Stock(Adapter):
 
 class Ours(Stock):
     name = "mpsteal"
-    label = "mpsteal.Pool"
+    label = "mpsteal"
     package = "mpsteal"
     distribution = ""
 
@@ -126,7 +126,7 @@ class Ours(Stock):
 
 class Futures(Adapter):
     name = "concurrent.futures"
-    label = "ProcessPool&shy;Executor"
+    label = "ProcessPoolExecutor"
 
     def open(self, workers: int, *, initializer: Any = None, nested: bool = False) -> None:  # noqa: ARG002
         self.pool = concurrent.futures.ProcessPoolExecutor(workers, initializer=initializer)

@@ -205,8 +205,7 @@ def document(
         "settings": settings,
         "machine": machine,
         "pools": {
-            pool: {"label": one.label, "version": one.version(), "start_method": one.start_method()}
-            for pool, one in adapters.items()
+            pool: {"version": one.version(), "start_method": one.start_method()} for pool, one in adapters.items()
         },
         "scenes": [{"name": scene.name, "title": scene.title, "ok": scene.ok} for scene in scenes],
         "runs": runs,
