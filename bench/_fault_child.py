@@ -77,7 +77,7 @@ class Watcher:
         (self.scene,) = _fault_scenes.select([args.scene])
         self.args = args
         self.mark = secrets.token_hex(8)
-        self.folder = Path(tempfile.mkdtemp(prefix="mpsteal-bench-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="bench-faults-"))
         self.notes, self.temporary = self.folder / "notes", self.folder / "tmp"
         self.notes.mkdir()
         self.temporary.mkdir(mode=0o700)
