@@ -3,7 +3,7 @@
 A scene is a function that receives a `World`, stages its fault and returns a verdict. Words that all share:
 
     ok           what the scene's sentence says
-    breaks       the pool refuses work from then on. Executors document this (BrokenProcessPool), so it is no surprise,
+    breaks       the pool fails work from then on. Executors document this (BrokenProcessPool), so it is no surprise,
                  but the work that was queued is gone
     hangs        somebody waits for what never comes: no answer within ``wait_s`` since the last one
     lost n       n tasks got an error although their worker was not the one that died
@@ -165,9 +165,13 @@ class World:
 
     def check_goes_on(self, count: int = 20) -> str:
         """Whether the pool takes work still."""
-        handles = [self.try_submit(tasks.square, i) for i in range(count)]
-        verdict = self.check_squares(handles)
-        return "breaks" if verdict.startswith("lost") else verdict
+        verdict = self.check_squares([self.try_submit(tasks.square, i) for i in range(count)])
+        if not verdict.startswith("lost"):
+            return verdict
+        again = self.check_squares([self.try_submit(tasks.square, i) for i in range(20)])
+        if again.startswith("lost"):
+            return "breaks"
+        return verdict if again == OK else again
 
     def judge(self, *verdicts: str) -> str:
         """The worst comes first, and a broken pool tells all."""

@@ -80,3 +80,46 @@ def run_of(verdict: str, number: int, error: str = "") -> dict[str, Any]:
 def test_cell_tells_rounds_that_differ(runs: list[dict[str, Any]], cell: str, score: str) -> None:
     assert faults.cell(runs, "sigkill", "p") == cell
     assert faults.score(runs, ["sigkill"], "p") == score
+
+
+class PoolOnPaper(_fault_pools.Adapter):
+    """Every handle is its outcome already: ("value", it), ("error", it) or None for one that never comes."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.answers = iter(answers)
+
+    def submit(self, *_: Any, **__: Any) -> Any:
+        return next(self.answers)
+
+    def wait(self, handle: Any, timeout: float) -> bool:
+        return handle is not None
+
+    def get(self, handle: Any) -> Any:
+        kind, value = handle
+        if kind == "error":
+            raise value
+        return value
+
+
+SQUARES = [("value", i * i) for i in range(20)]
+ERROR = ("error", RuntimeError("worker died"))
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdict"),
+    [
+        pytest.param([*SQUARES[:10], ERROR, *SQUARES[10:], *SQUARES], "ok", id="one death"),
+        pytest.param([*SQUARES[:10], ("value", 1), *SQUARES[10:], *SQUARES], "wrong: no error", id="no error"),
+        pytest.param([*SQUARES[:10], None, *SQUARES[10:], *SQUARES], "hangs", id="no answer"),
+        pytest.param([*SQUARES[:8], ERROR, ERROR, ERROR, *SQUARES[10:], *SQUARES], "lost 2", id="innocents lost"),
+        pytest.param([*SQUARES[:10], ERROR, ERROR, *SQUARES[11:], *[ERROR] * 40], "breaks", id="no work taken"),
+        pytest.param(
+            [*SQUARES[:10], ERROR, *SQUARES[10:], ERROR, *SQUARES[1:], *SQUARES], "lost 1", id="one more lost"
+        ),
+        pytest.param([*SQUARES[:10], ERROR, *SQUARES[10:], *SQUARES[:-1], None], "hangs", id="silence later"),
+        pytest.param([*SQUARES[:9], ("value", 0), ERROR, *SQUARES[10:], *SQUARES], "wrong: 1 values", id="mixed up"),
+    ],
+)
+def test_verdict_on_one_bad_task(tmp_path: Path, answers: list[Any], verdict: str) -> None:
+    world = _fault_scenes.World(PoolOnPaper(answers), tmp_path, wait_s=ALARM_S, quick=True)
+    assert world.one_bad(print) == verdict

@@ -47,3 +47,7 @@ def test_tests_that_the_page_names_are_there() -> None:
     assert named
     for path, test in named:
         assert re.search(rf"^def {test}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{test}"
+
+
+def test_readme_counts_the_scenes() -> None:
+    assert f"[{len(_fault_scenes.SCENES)} faults in six pools" in (ROOT / "README.md").read_text()
