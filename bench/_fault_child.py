@@ -233,6 +233,8 @@ def stage(args: argparse.Namespace) -> None:
     """Stage the scene, write the verdict, end the pool, and end as any program does, unless somebody hangs."""
     from bench import _fault_pools, _fault_scenes
 
+    # A shell that starts us in the background has SIGINT ignored, which children inherit; here it must count.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     (scene,) = _fault_scenes.select([args.scene])
     world = _fault_scenes.World(_fault_pools.load(args.pool), Path(args.folder), args.wait, args.quick)
     answer: dict[str, Any] = {}
