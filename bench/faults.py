@@ -153,6 +153,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"{scene.name:18} {scene.title}\n{'':20}ok: {scene.ok}")
         return 0
     rounds = args.rounds or (1 if args.quick else 2)
+    if args.update and not (args.json or RESULTS).exists():
+        raise SystemExit(f"--update: there is no {args.json or RESULTS} to put these runs in")
     pools = choose_pools(args.pools)
     machine = _machine.describe() | {"private_shm": _fault_child.has_namespaces(), "niceness": os.nice(0)}
     began = time.monotonic()
