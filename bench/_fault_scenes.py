@@ -788,7 +788,7 @@ def _parent_ends(
 _parent_ends("killed-idle", "the parent is killed (SIGKILL), workers idle", None)
 _parent_ends("killed-asleep", "the same, workers in tasks of 60 s", tasks.note_and_sleep)
 _parent_ends("killed-computing", "the same, workers in C code that never returns to Python", tasks.note_and_compute)
-_parent_ends("killed-bystander", "the same as -asleep, and a forked child of the parent lives on",
+_parent_ends("killed-bystander", "the same, workers in tasks of 60 s, and a forked child of the parent lives on",
              tasks.note_and_sleep, bystander=True)  # fmt: skip
 _parent_ends("parent-execs", "the parent becomes another program (os.execv)", tasks.note_and_sleep, ends="exec")
 
