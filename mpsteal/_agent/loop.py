@@ -453,8 +453,11 @@ class Agent:
             os.write(self.spec.bells[slot].fd, b"w")
 
     def ring_parent(self) -> None:
-        """Tell the parent that there is something to read. A hint: the ring and the counters hold the truth."""
-        with contextlib.suppress(BlockingIOError):
+        """Tell the parent that there is something to read. A hint: the ring and the counters hold the truth.
+
+        If it is dead, that is found out by who looks for it (`check_parent`, `sleep`).
+        """
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self.spec.results.fd, b"r")
 
     # -- waiting --------------------------------------------------------------------------------------------------

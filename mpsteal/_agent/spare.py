@@ -41,7 +41,7 @@ def wait_turn(spec: AgentSpec) -> tuple[AgentSpec, BaseException | None] | None:
         except BaseException as error:
             failure = error
     words[base + L.SPARE_UP] = 1
-    with contextlib.suppress(BlockingIOError):
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the latter: nobody is there any more, see below
         os.write(spec.results.fd, b"r")
     poll = select.poll()
     poll.register(spec.go.fd, select.POLLIN)
