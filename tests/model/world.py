@@ -21,7 +21,8 @@ What makes "every interleaving" affordable, none of which leaves a behaviour out
    et al., "Eraser", 1997). Accesses to other words commute with whatever can run beside them. Which
    words are in dispute is learnt: when a run finds a new one, the exploration starts over.
 3. To die before a load is to die before the next store, lock call or event. An actor may be doomed
-   before an event or a store to an undisputed word: it goes no further, and dies at any later choice.
+   before an event, a store to an undisputed word, or one that lands later: it goes no further, and dies
+   at any later choice.
 
 Memory models: "sc" (stores land at once), "tso" (x86: stores land in order, later; Sewell et al.,
 "x86-TSO", 2010) and "pso" (stores to different words land in any order; SPARC v9), which stands for
@@ -328,12 +329,23 @@ class World:
             self.use.note(what, me, kind == "store")
         me.pending = (kind, what)
         if self.shared is not None and (kind == "event" or (kind in ("load", "store") and what not in self.shared)):
-            if kind == "load" or not (me.condemned or (me.mortal and self.deaths)):
+            if kind == "load" or not self._is_doomed(me):
                 return me
-            if self._choose([("go", me), ("doom", me)], True) == 0:
-                return me
-            me.doomed = True
-            self.deaths -= not me.condemned
+        self._switch(me)
+        return me
+
+    def _is_doomed(self, me: Actor) -> bool:
+        """Whether this is as far as it gets: where it may die, the schedule says so."""
+        if not (me.condemned or (me.mortal and self.deaths)):
+            return False
+        if self._choose([("go", me), ("doom", me)], True) == 0:
+            return False
+        me.doomed = True
+        self.deaths -= not me.condemned
+        return True
+
+    def _switch(self, me: Actor) -> None:
+        """Let the schedule say who goes on; returns when `me` does."""
         actor = self._pick(me)
         if actor is not me:
             if actor is None:
@@ -344,7 +356,6 @@ class World:
         if me.state == DEAD:
             raise GreenletExit
         self.current = me
-        return me
 
     def _enabled(self, actor: Actor) -> bool:
         if actor.state != READY or actor.doomed:
@@ -377,6 +388,7 @@ class World:
                     options += [("land", actor, i) for i in self._landable(actor)]
             if not options:
                 return None
+            self._check_stuck(options)
             index = self._choose(options, False) if len(options) > 1 else 0
             if index < 0:
                 self.abandoned = True
@@ -391,6 +403,13 @@ class World:
                     self.preemptions = None if self.preemptions is None else self.preemptions - 1
                 return actor
         return None
+
+    def _check_stuck(self, options: list[Any]) -> None:
+        """Nobody may wait until somebody happens to be killed."""
+        if all(what == "kill" and not (actor.doomed or actor.condemned) for what, actor, *_ in options):
+            for actor in self.actors:
+                if actor.state == READY and not actor.optional:
+                    raise AssertionError(f"{actor.name} waits for ever ({actor.pending[0]})")
 
     def _kill(self, actor: Actor) -> None:
         self._drain(actor)  # what a CPU has retired lands, whatever becomes of the process
@@ -443,6 +462,9 @@ class World:
             if me.state == DEAD:
                 raise GreenletExit
             self.use.note(at, me, True)
+            me.pending = ("store", at)
+            if self._is_doomed(me):
+                self._switch(me)
             me.buffer.append((at, value))
             self._land_private(me)
         me.history = hash((me.history, at, "=", value + 10))
