@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
-import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import fault_tasks as tasks
 import psutil
+from loads import (
+    LARGEST_MIB,
+    MIB,
+    load_seconds,
+    load_seed,
+    mixed_load,
+    scheduled_load,
+    take_count,
+    wait_count,
+)
 from waiting import wait_idle
 
 import mpsteal
+from mpsteal import Agent, WorkStealingScheduler
 
 Open = Callable[..., mpsteal.Pool]
 
-MIB = 1 << 20
+WARM_S = 60.0
+"""How long the parent's heap may grow before it has to stay flat."""
 
 
 def test_two_hundred_pools(start_method: str) -> None:
@@ -31,12 +42,10 @@ def test_two_hundred_pools(start_method: str) -> None:
             pool.terminate()
         pool.join()
         if i == 9:
-            gc.collect()
-            before = me.num_fds(), threading.active_count(), me.memory_info().rss
-    gc.collect()
+            before = take_count(), me.memory_info().rss
     assert before is not None
-    assert (me.num_fds(), threading.active_count()) == before[:2]
-    assert me.memory_info().rss - before[2] < 16 * MIB
+    wait_count(before[0])
+    assert me.memory_info().rss - before[1] < 16 * MIB
 
 
 def test_a_million_tasks_take_flat_memory(open_pool: Open) -> None:
@@ -50,9 +59,10 @@ def test_a_million_tasks_take_flat_memory(open_pool: Open) -> None:
         assert [r.get() for r in results] == list(range(0, 100_000, 2))
         del results
         if i == 1:
-            before = [p.memory_info().rss for p in family]
+            before = take_count(), [p.memory_info().rss for p in family]
     assert before is not None
-    growth = [p.memory_info().rss - b for p, b in zip(family, before, strict=True)]
+    wait_count(before[0])
+    growth = [p.memory_info().rss - b for p, b in zip(family, before[1], strict=True)]
     assert max(growth) < 16 * MIB, growth
     wait_idle(pool)
     pool._engine.validate()
@@ -72,3 +82,27 @@ def test_a_result_of_one_gibibyte(open_pool: Open) -> None:
     size = 1 << 30
     assert tasks.size_and_ends(pool.apply(tasks.make_bytes, (size,))) == (size, 1, 2)
     assert pool.apply(tasks.double, (4,)) == 8
+
+
+def test_ten_minutes_of_mixed_load(open_pool: Open) -> None:
+    """MPSTEAL_STRESS_S for another length; a failure prints its seed."""
+    before = take_count()
+    pool = open_pool(4)
+    done = mixed_load(pool, load_seconds(), load_seed(), largest_mib=LARGEST_MIB, warm_s=WARM_S)
+    print(done)  # noqa: T201  for whoever runs it by hand
+    assert min(done.values()) > 0
+    pool.close()
+    pool.join()
+    wait_count(before)
+
+
+def test_ten_minutes_of_mixed_load_on_a_scheduler(tmp_path: Path) -> None:
+    """The same; agents come and go meanwhile."""
+    before = take_count()
+    with WorkStealingScheduler() as scheduler:
+        for i in range(3):
+            scheduler.register_agent(Agent(f"stayer-{i}", ["*"]))
+        done = scheduled_load(scheduler, tmp_path, load_seconds(), load_seed(), largest_mib=LARGEST_MIB, warm_s=WARM_S)
+        print(done)  # noqa: T201  for whoever runs it by hand
+        assert min(done.values()) > 0
+    wait_count(before)
