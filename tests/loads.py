@@ -275,7 +275,7 @@ SKILLS = ("python", "java", "sql")
 def scheduled_load(
     scheduler: WorkStealingScheduler, directory: Path, seconds: float, seed: int, *, largest_mib: int, warm_s: float
 ) -> dict[str, int]:
-    """Load a scheduler a few agents of any skill ("*"); others come and go. Returns what was done how often."""
+    """Load a scheduler with a few agents of all skills; others come and go. Returns what was done how often."""
     load = SchedulerLoad(scheduler, random.Random(seed), largest_mib, directory)
     stayers = len(scheduler.agents)
     load.round()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from loads import load_seed, mixed_load, scheduled_load, take_count, wait_count
+from loads import SKILLS, load_seed, mixed_load, scheduled_load, take_count, wait_count
 
 import mpsteal
 from mpsteal import Agent, WorkStealingScheduler
@@ -28,6 +28,6 @@ def test_scheduler_gives_back_what_a_mixed_load_took(tmp_path: Path) -> None:
     before = take_count()
     with WorkStealingScheduler(context="fork") as scheduler:
         for i in range(2):
-            scheduler.register_agent(Agent(f"stayer-{i}", ["*"]))
+            scheduler.register_agent(Agent(f"stayer-{i}", SKILLS))
         scheduled_load(scheduler, tmp_path, SECONDS, load_seed(), largest_mib=8, warm_s=SECONDS / 3)
     wait_count(before)

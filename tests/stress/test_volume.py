@@ -11,6 +11,7 @@ import psutil
 from loads import (
     LARGEST_MIB,
     MIB,
+    SKILLS,
     load_seconds,
     load_seed,
     mixed_load,
@@ -101,7 +102,7 @@ def test_ten_minutes_of_mixed_load_on_a_scheduler(tmp_path: Path) -> None:
     before = take_count()
     with WorkStealingScheduler() as scheduler:
         for i in range(3):
-            scheduler.register_agent(Agent(f"stayer-{i}", ["*"]))
+            scheduler.register_agent(Agent(f"stayer-{i}", SKILLS))
         done = scheduled_load(scheduler, tmp_path, load_seconds(), load_seed(), largest_mib=LARGEST_MIB, warm_s=WARM_S)
         print(done)  # noqa: T201  for whoever runs it by hand
         assert min(done.values()) > 0
