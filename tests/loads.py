@@ -9,6 +9,7 @@ The seed alone decides what is submitted in which round; how many rounds there a
 from __future__ import annotations
 
 import gc
+import math
 import os
 import random
 import signal
@@ -113,21 +114,25 @@ class Flat:
 
     Args:
         count: what is held at rest once everything has started.
-        warm_s: how long caches, arenas and the heap may grow.
+        warm_s: how long caches, arenas and the heap may grow; None: memory is not looked at.
     """
 
-    def __init__(self, count: Count, warm_s: float) -> None:
-        self.count, self.warm_until = count, time.monotonic() + warm_s
+    def __init__(self, count: Count, warm_s: float | None) -> None:
+        self.count = count
+        self.warm_until = math.inf if warm_s is None else time.monotonic() + warm_s
         self.samples: list[int] = []
 
     def look(self) -> None:
         """Nothing is in flight."""
         wait_count(self.count)
-        if time.monotonic() >= self.warm_until or not self.samples:
+        if time.monotonic() >= self.warm_until:
             self.samples.append(own_memory())
 
     def check(self) -> None:
         """At the end: the least of the last quarter against the least of the first."""
+        if self.warm_until == math.inf:
+            return
+        assert len(self.samples) >= 8, "too short to tell"
         quarter = max(1, len(self.samples) // 4)
         first, last = min(self.samples[:quarter]), min(self.samples[-quarter:])
         words = f"{len(self.samples)} looks, {first / MIB:.1f} MiB, then {last / MIB:.1f} MiB"
@@ -138,7 +143,9 @@ class Flat:
 # -- a pool -----------------------------------------------------------------------------------------------------------
 
 
-def mixed_load(pool: mpsteal.Pool, seconds: float, seed: int, *, largest_mib: int, warm_s: float) -> dict[str, int]:
+def mixed_load(
+    pool: mpsteal.Pool, seconds: float, seed: int, *, largest_mib: int, warm_s: float | None
+) -> dict[str, int]:
     """Load a pool; returns how often each kind of work was done."""
     load = PoolLoad(pool, random.Random(seed), largest_mib)
     wait_idle(pool)
@@ -273,11 +280,20 @@ SKILLS = ("python", "java", "sql")
 
 
 def scheduled_load(
-    scheduler: WorkStealingScheduler, directory: Path, seconds: float, seed: int, *, largest_mib: int, warm_s: float
+    scheduler: WorkStealingScheduler,
+    directory: Path,
+    seconds: float,
+    seed: int,
+    *,
+    largest_mib: int,
+    warm_s: float | None,
 ) -> dict[str, int]:
     """Load a scheduler with a few agents of all skills; others come and go. Returns what was done how often."""
     load = SchedulerLoad(scheduler, random.Random(seed), largest_mib, directory)
     stayers = len(scheduler.agents)
+    while not load.done["no room"]:  # the pipe of a slot stays once there was an agent
+        load.welcome()
+    load.send_away(len(load.visitors))
     load.round()
     load.send_away(len(load.visitors))
     wait_rest(scheduler, stayers)
@@ -324,7 +340,7 @@ class SchedulerLoad:
             self.depending_on_a_failure: 1,
             self.cancelled: 2,
         }
-        self.done = {kind.__name__: 0 for kind in self.kinds} | {"came": 0, "went": 0, "was ended": 0}
+        self.done = {kind.__name__: 0 for kind in self.kinds} | {"came": 0, "no room": 0, "went": 0, "was ended": 0}
 
     def round(self) -> None:
         """Some work of several kinds at once, while agents come and go."""
@@ -341,11 +357,16 @@ class SchedulerLoad:
             self.done[kind.__name__] += 1
 
     def welcome(self) -> None:
-        """One more agent."""
+        """One more agent, if there is room: those that leave count until they are gone."""
         self.number += 1
-        skills = self.chance.sample(SKILLS, self.chance.randint(0, len(SKILLS)))
-        self.visitors.append(self.scheduler.register_agent(Agent(f"visitor-{self.number}", skills)).agent_id)
-        self.done["came"] += 1
+        agent = Agent(f"visitor-{self.number}", self.chance.sample(SKILLS, self.chance.randint(0, len(SKILLS))))
+        try:
+            self.scheduler.register_agent(agent)
+        except ValueError:
+            self.done["no room"] += 1
+        else:
+            self.visitors.append(agent.agent_id)
+            self.done["came"] += 1
 
     def send_away(self, count: int) -> None:
         """Some of those that came, at their leisure or at once."""

@@ -1,18 +1,19 @@
 """Take, steal, cancel, take back and repair in scenes and under schedules that hypothesis makes up (D2, D4-D6).
 
-A `Case` is plain data: a scene (two or three actors at a time, rings of 2 to 4 entries, a page table that may wrap) and a
-schedule with its deaths. The property, which `scene.py` and `LevelScene` check after every run: each chunk is settled exactly
-once (committed, cancelled, or lost with the agent that ran it, at most one for each death); `validate` finds nothing; no
-lock stays held; nobody waits for ever, nor until somebody happens to be killed.
+A `Case` is plain data: a scene (two or three actors at a time, rings of 2 to 4 entries, a page table that wraps) and a
+schedule with its deaths. The property, which `scene.py` and `LevelScene` check after every run: each chunk is settled
+exactly once (committed, cancelled, or lost with the agent that ran it, at most one for each death); `validate` finds
+nothing; no lock stays held; nobody waits for ever, nor until somebody happens to be killed.
 
 What is exhaustive, and what is random:
 
-- Every interleaving of two actors, with a death before any store, lock call or event: `FEW`, for rings of 2, 3 and 4
-  entries that are full or wrap. With locks in place of the fence, and where stores land late: `-m stress`, and for rings
-  of 2 also in the scenes of `test_deque_schedules.py`.
-- Every interleaving of three actors in which nobody is interrupted more than once (twice with `-m stress`): `MANY`, with
-  the same rings and deaths. Without that bound the scenes of three actors in `test_deque_schedules.py`, rings of 2.
-- Random: everything else, that is all that `cases` can draw.
+- Every interleaving of two actors, with a death before any store, lock call or event: scenes of `TWO` in rings of 2, 3
+  and 4 entries that wrap and are full. With `-m stress` all of them, also where owners lock, where stores land late.
+- Every interleaving of three actors with a death at any point: `test_deque_schedules.py`, in rings of 2. With
+  `-m stress` also in rings of 3 and 4: those of `THREE` in which nobody is interrupted more than twice (once where
+  stores land late).
+- Random: everything else that `cases` can draw. The first interruption, which may be a death, is tried at every point
+  where it can come; where the others come is drawn.
 
 A failure prints the shortest case that hypothesis finds, and its story step by step. To see it again, in `tests/model`:
 
@@ -28,14 +29,13 @@ from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from scene import TAKE, mutant, steal
 from test_deque_schedules import MUTANTS
-from test_levels import DEQUE_MUTANTS, PLAIN, LevelScene
+from test_levels import LevelScene
 from world import READY, Actor, ModelLocks, Violation, World, explore
 
-from mpsteal._queue import layout as L
 from mpsteal._queue import levels
 from mpsteal._queue.deque import Deques
 
@@ -70,7 +70,7 @@ class Case(NamedTuple):
     agents: tuple[tuple[int, tuple[tuple[str, int], ...]], ...] = ()
     """Who lives where: slot, steps ("take", 0) and ("steal", victim)."""
     parent: tuple[tuple[Any, ...], ...] = ()
-    """Its steps: ("push", slot, level, class, chunks), ("remove", n-th chunk), ("move", from, to, limit), ("hold", slot)."""
+    """Steps: ("push", slot, level, class, chunks), ("remove", n-th chunk), ("move", from, to, limit), ("hold", slot)"""
     burial: tuple[int, int] | None = None
     """Its last step: when the agent of this slot has died, settle it, and move what it has queued to another slot; -1:
     leave that to its heir."""
@@ -79,10 +79,10 @@ class Case(NamedTuple):
     parent_dies: bool = False
     """Whether the parent may die, too, and the pool with it."""
     order: tuple[str, ...] = ()
-    """Who comes first, where nobody is at it: names of actors. Whoever is at it goes on, unless the schedule says otherwise."""
+    """Names of actors. Who is at it goes on, and then the first of these that can, unless the schedule says so."""
     schedule: tuple[tuple[int, str, str], ...] = ()
-    """What interrupts them, one after the other: (n, actor, what). When it could for the n-th time (from 0), the actor takes
-    over ("goes"), "dies", or a store of it "lands" (the first that may) or "overtakes" (the last)."""
+    """What interrupts them, one after the other: (n, actor, what). When it could for the n-th time (from 0), the actor
+    takes over ("goes"), "dies", or a store of it "lands" (the first that may) or "overtakes" (the last)."""
 
     @property
     def deaths(self) -> int:
@@ -100,7 +100,9 @@ def take_of_a_pool(deques: Deques, slot: int, turns: Any) -> Callable[[], int]:
 class CaseScene(LevelScene):
     """The scene of a case in a world."""
 
-    def __init__(self, world: World, case: Case, deques: type[Deques] = Deques, locks: ModelLocks | None = None) -> None:
+    def __init__(
+        self, world: World, case: Case, deques: type[Deques] = Deques, locks: ModelLocks | None = None
+    ) -> None:
         super().__init__(
             world,
             case.slots,
@@ -201,7 +203,9 @@ class Schedule:
             n, name, what = self.left[0]
             actor = self.actors.get(name)
             # Who is at it comes first, and does not interrupt itself.
-            found = [i for i, o in enumerate(options) if o[1] is actor and o[0] in self.KINDS[what] and (i or o[0] != "go")]
+            found = [
+                i for i, o in enumerate(options) if o[1] is actor and o[0] in self.KINDS[what] and (i or o[0] != "go")
+            ]
             if found:
                 self.passed += 1
                 if self.passed <= n:
@@ -342,3 +346,199 @@ def cases(draw: Callable[[Any], Any]) -> Case:
         order=tuple(draw(st.permutations(names))),
         schedule=tuple(draw(st.lists(interruption, min_size=1, max_size=4))),
     )
+
+
+def search(examples: int, **options: Any) -> Any:
+    """Settings without what takes long and says little here."""
+    phases = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    options = {"phases": phases, "report_multiple_bugs": False, "suppress_health_check": slow, **options}
+    return settings(max_examples=examples, **options)
+
+
+@search(150)
+@given(cases())
+def test_every_chunk_is_settled_once_whatever_happens(case: Case) -> None:
+    hold_property_wherever_it_is_interrupted(case)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+@search(20_000)
+@given(cases())
+def test_every_chunk_is_settled_once_whatever_happens_at_length(case: Case) -> None:
+    hold_property_wherever_it_is_interrupted(case)
+
+
+# -- exhaustive -----------------------------------------------------------------------------------------------------
+
+
+def full_ring(entries: int, **others: Any) -> Case:
+    """Ranges of one chunk, in as many entries as there are; the last lies at the start of the ring."""
+    return Case(2, entries, turned=1, first=13, queued=((0, 0, 0, 1),) * entries, **others)
+
+
+def one_range(entries: int, **others: Any) -> Case:
+    """A range of two chunks in the last entry of a ring."""
+    return Case(2, entries, turned=entries - 1, queued=((0, 0, 0, 2),), **others)
+
+
+OWNER, THIEF = (0, (TAKE, TAKE)), (1, (steal(0), TAKE))
+
+TWO: dict[str, Callable[[int], Case]] = {
+    "owner takes while the parent pushes to a full ring": lambda entries: full_ring(
+        entries, agents=(OWNER,), parent=(("push", 0, 0, 0, 1), ("push", 0, 0, 0, 2))
+    ),
+    "owner and thief want the same chunk": lambda entries: one_range(entries, agents=(OWNER, THIEF)),
+    "thief robs a full ring while the parent pushes": lambda entries: full_ring(
+        entries, agents=((1, (steal(0), TAKE)),), parent=(("push", 0, 0, 0, 2), ("push", 1, 0, 0, 1))
+    ),
+    "owner takes while the parent takes back": lambda entries: one_range(
+        entries, agents=(OWNER,), parent=(("move", 0, 1, 2),)
+    ),
+    "owner takes while the parent cancels": lambda entries: one_range(
+        entries, agents=(OWNER,), parent=(("remove", 1),)
+    ),
+}
+"""Scenes of two actors, by ring size."""
+
+THREE: dict[str, Callable[[int], Case]] = {
+    "owner and thief while the parent pushes": lambda entries: full_ring(
+        entries, agents=(OWNER, THIEF), parent=(("push", 0, 0, 0, 2),)
+    ),
+    "owner dies beside a thief and has an heir": lambda entries: one_range(
+        entries, agents=((0, (TAKE,)), THIEF), burial=(0, -1), heir=(TAKE,)
+    ),
+    "thief dies, and the parent gives its loot to the owner": lambda entries: one_range(
+        entries, agents=(OWNER, (1, (steal(0),))), burial=(1, 0)
+    ),
+    "owner and thief while the parent takes back": lambda entries: full_ring(
+        entries, agents=(OWNER, THIEF), parent=(("move", 0, 1, 2),)
+    ),
+}
+"""Scenes of three."""
+
+
+def explore_case(case: Case, **limits: Any) -> None:
+    explored = explore(lambda world: CaseScene(world, case).check, deaths=1, **limits)
+    assert explored.schedules > 20, "the scene is too small to say anything"
+
+
+DAILY = [
+    (scene, entries)
+    for scene in TWO
+    for entries in (2, 3, 4)
+    if "full ring" in scene or ("parent" in scene and entries == 4)
+]
+"""Where the size of the ring matters, all sizes; the others look alike in each."""
+
+
+@pytest.mark.parametrize(("scene", "entries"), DAILY)
+def test_every_interleaving_of_two(scene: str, entries: int) -> None:
+    explore_case(TWO[scene](entries))
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("entries", [2, 3, 4])
+@pytest.mark.parametrize("limits", [{}, {"fenced": False}, {"memory": "tso"}], ids=str)
+@pytest.mark.parametrize("scene", TWO)
+def test_every_interleaving_of_two_at_length(scene: str, limits: dict[str, Any], entries: int) -> None:
+    explore_case(TWO[scene](entries), runs_limit=2_000_000, **limits)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("entries", [2, 3, 4])
+@pytest.mark.parametrize("limits", [{"preemptions": 2}, {"preemptions": 1, "memory": "tso"}], ids=str)
+@pytest.mark.parametrize("scene", THREE)
+def test_every_interleaving_of_three_with_few_interruptions(scene: str, limits: dict[str, Any], entries: int) -> None:
+    explore_case(THREE[scene](entries), runs_limit=2_000_000, **limits)
+
+
+# -- it finds faults --------------------------------------------------------------------------------------------------
+
+
+def find(deques: type[Deques], examples: int, **options: Any) -> str:
+    """What hypothesis finds in a mutant: the same every time, soon (other seeds take up to thrice as many examples)."""
+
+    @seed(2)
+    @search(examples, database=None, **options)
+    @given(cases())
+    def look(case: Case) -> None:
+        hold_property_wherever_it_is_interrupted(case, deques)
+
+    with pytest.raises(Violation, match="The schedule:") as caught:
+        look()
+    return str(caught.value)
+
+
+BUGS = (
+    "commit before claim",
+    "no journal",
+    "loot before the commit",
+    "victim not marked",
+    "owner starts a range without its lock",
+    "repair always rolls back",
+    "repair always rolls forward",
+    "cancel without the lock",
+)
+"""Of the mutants of `test_deque_schedules.py` those that turn up soon."""
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_hypothesis_finds(bug: str) -> None:
+    find(mutant(*MUTANTS[bug][0]), 200, phases=(Phase.generate,))
+
+
+def test_failure_is_seen_again() -> None:
+    """What is printed is Python, and `replay` runs it: to the same end, and to a good one where the bug is not."""
+    deques = mutant(*MUTANTS["commit before claim"][0])
+    words = find(deques, 200)
+    found = re.search(r"replay\((Case\(.*\))\)\n", words)
+    assert found is not None
+    case = eval(found[1], {"Case": Case})
+    story = replay(case, deques)
+    assert words.endswith(story) and words.startswith(story.rpartition("AssertionError: ")[2])
+    assert " DIES before " in story and len(case.schedule) == 1, "hypothesis has made it as short as it can be"
+    assert replay(case).endswith("and all is well")
+
+
+# -- the model itself -------------------------------------------------------------------------------------------------
+
+
+def test_nobody_waits_until_somebody_happens_to_be_killed() -> None:
+    def embrace(world: World) -> Check:
+        locks = ModelLocks(world)
+
+        def both(first: int, second: int) -> None:
+            locks.lock(first)
+            locks.lock(second)
+            locks.unlock(second)
+            locks.unlock(first)
+
+        world.actor("one", partial(both, 0, 1), mortal=True)
+        world.actor("other", partial(both, 1, 0), mortal=True)
+        return lambda: None
+
+    with pytest.raises(Violation, match="waits for ever"):
+        explore(embrace, deaths=1)
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso", "pso"])
+def test_death_comes_between_any_two_stores(memory: str) -> None:
+    found = set()
+
+    def scene(world: World) -> Check:
+        world.cells = [0, 0]
+
+        def body() -> None:
+            world.words[0] = 1
+            world.words[1] = 1
+
+        actor = world.actor("mortal", body, mortal=True)
+        world.actor("other", lambda: world.event("looks", world.words[0] + world.words[1]))
+        return lambda: found.add((*world.cells, actor.is_dead))
+
+    explore(scene, deaths=1, memory=memory)
+    assert {(0, 0, True), (1, 0, True), (1, 1, False)} <= found

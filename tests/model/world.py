@@ -328,9 +328,9 @@ class World:
         if kind in ("load", "store"):
             self.use.note(what, me, kind == "store")
         me.pending = (kind, what)
-        if self.shared is not None and (kind == "event" or (kind in ("load", "store") and what not in self.shared)):
-            if kind == "load" or not self._is_doomed(me):
-                return me
+        is_choice = kind != "event" and (kind not in ("load", "store") or self.shared is None or what in self.shared)
+        if self.shared is not None and not is_choice and (kind == "load" or not self._is_doomed(me)):
+            return me
         self._switch(me)
         return me
 

@@ -100,7 +100,7 @@ def test_ten_minutes_of_mixed_load(open_pool: Open) -> None:
 def test_ten_minutes_of_mixed_load_on_a_scheduler(tmp_path: Path) -> None:
     """The same; agents come and go meanwhile."""
     before = take_count()
-    with WorkStealingScheduler() as scheduler:
+    with WorkStealingScheduler(agents__max_agents=8) as scheduler:
         for i in range(3):
             scheduler.register_agent(Agent(f"stayer-{i}", SKILLS))
         done = scheduled_load(scheduler, tmp_path, load_seconds(), load_seed(), largest_mib=LARGEST_MIB, warm_s=WARM_S)
