@@ -92,9 +92,13 @@ def wait_count(wanted: Count) -> None:
 
 
 def own_memory() -> int:
-    """Bytes that this process alone takes: what it shares with agents is not counted."""
+    """Bytes that this process has taken, less what is in segments and files.
+
+    Not the "unique set size": pages that a forked agent shares until somebody writes to them would not count.
+    """
     gc.collect()
-    return int(psutil.Process().memory_full_info().uss)
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)
 
 
 def load_seconds() -> float:
