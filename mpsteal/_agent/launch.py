@@ -74,7 +74,7 @@ class AgentSpec(NamedTuple):
         results: write end of this agent's results pipe.
         doorbell: read end of its own doorbell.
         bells: write ends of all agents' doorbells, by slot.
-        parent_pid, parent_watch: the pool's process; `parent_watch` is a pidfd that is readable once it is dead.
+        parent_watch: a pidfd of the pool's process, readable once that is dead; None where there are none.
         dies_with_starter: whether the kernel may kill it when the thread that started it ends: that thread lives as
             long as the pool may.
         owners_are_fenced: whether agents may take chunks without their locks, see `_queue/barrier.py`.
@@ -91,7 +91,6 @@ class AgentSpec(NamedTuple):
     results: Descriptor
     doorbell: Descriptor
     bells: list[Descriptor]
-    parent_pid: int
     parent_watch: Descriptor | None
     initializer: Any
     initargs: tuple[Any, ...]

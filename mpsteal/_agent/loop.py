@@ -46,8 +46,13 @@ _slot = Struct("4q").unpack_from
 _now = time.monotonic_ns
 
 
+ALONE_NS, LOOK_EVERY_MS = 5_000_000_000, 500
+"""For how long after its start an agent that is parked looks by itself whether the parent has become another program,
+and how often: after that time the Manager is there, who looks for all (a pidfd tells of a death alone)."""
+
+
 class ParentGone(BaseException):
-    """The process the pool belongs to has died."""
+    """The process the pool belongs to has died, or runs another program."""
 
 
 class Agent:
@@ -87,10 +92,11 @@ class Agent:
         self.job_functions: deque[int] = deque()
         self.poll = select.poll()
         self.poll.register(spec.doorbell.fd, select.POLLIN)
-        self.watch_timeout_ms: int | None = 500
+        self.alone_until_ns = _now() + ALONE_NS
         if spec.parent_watch is not None:
             self.poll.register(spec.parent_watch.fd, select.POLLIN)
-            self.watch_timeout_ms = None
+        else:
+            self.alone_until_ns = 1 << 62
         for bell in spec.bells:
             os.set_blocking(bell.fd, False)
 
@@ -463,11 +469,14 @@ class Agent:
     # -- waiting --------------------------------------------------------------------------------------------------
 
     def sleep(self) -> None:
-        """Wait for the doorbell; raises `ParentGone` when the parent has died."""
-        self._wait(self.watch_timeout_ms)
+        """Wait for the doorbell; raises `ParentGone` when the parent is gone."""
+        while _now() < self.alone_until_ns:
+            if self._wait(LOOK_EVERY_MS):
+                return
+        self._wait(None)
 
     def check_parent(self) -> None:
-        """Raise `ParentGone` if the parent has died (1 us)."""
+        """Raise `ParentGone` if the parent is gone (2 us)."""
         self._wait(0)
 
     def _wait(self, timeout_ms: int | None) -> bool:
@@ -478,7 +487,7 @@ class Agent:
             if fd != spec.doorbell.fd:
                 raise ParentGone
             os.read(fd, 4096)
-        if spec.parent_watch is None and not is_alive(spec.parent_pid):
+        if not rung and self.locks.is_parent_gone():
             raise ParentGone
         return bool(rung)
 
@@ -493,7 +502,7 @@ class Agent:
         self.locks.fence()
         self.ring_parent()
         if words[self.base + L.RESULT_HEAD] == head and not words[L.STOP]:
-            self._wait(self.watch_timeout_ms)
+            self.sleep()
         words[full] = 0
         if words[L.STOP] == 2:
             raise ParentGone
@@ -517,14 +526,3 @@ def end_copy(error: BaseException | None) -> None:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit((code or 0) & 0xFF)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether there is a process of that number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

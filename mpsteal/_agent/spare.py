@@ -14,8 +14,8 @@ import select
 
 from .._queue import layout as L
 from .._queue.arena import Segment
+from .._queue.locks import ParentLife
 from .launch import AgentSpec
-from .loop import is_alive
 
 LOOK_MS = 500
 """Between two looks whether the parent lives, where there is no descriptor that tells (ms): shorter wakes for nothing,
@@ -43,6 +43,7 @@ def wait_turn(spec: AgentSpec) -> tuple[AgentSpec, BaseException | None] | None:
     words[base + L.SPARE_UP] = 1
     with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the latter: nobody is there any more, see below
         os.write(spec.results.fd, b"r")
+    parent = ParentLife(spec.locks[-1].fd, spec.geometry.slots)
     poll = select.poll()
     poll.register(spec.go.fd, select.POLLIN)
     if spec.parent_watch is not None:
@@ -53,5 +54,5 @@ def wait_turn(spec: AgentSpec) -> tuple[AgentSpec, BaseException | None] | None:
             word = os.read(spec.go.fd, 1)
             os.close(spec.go.fd)
             return (spec._replace(inherited=segment, go=None), failure) if word == GO else None
-        if ready or (spec.parent_watch is None and not is_alive(spec.parent_pid)):
+        if ready or parent.is_over():
             return None

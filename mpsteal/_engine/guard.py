@@ -47,9 +47,10 @@ class Guard:
     """
 
     def __init__(
-        self, segment: Segment, parent_watch: int | None, selector: selectors.BaseSelector, *, forks: bool
+        self, segment: Segment, life: int, parent_watch: int | None, selector: selectors.BaseSelector, *, forks: bool
     ) -> None:
-        self._segment, self._parent_watch, self._selector, self._forks = segment, parent_watch, selector, forks
+        self._segment, self._life, self._parent_watch = segment, life, parent_watch
+        self._selector, self._forks = selector, forks
         self.pid = 0
         self.due: float | None = time.monotonic() + (FORK_AFTER_S if forks else SPAWN_AFTER_S)
         self.folder = ""
@@ -65,7 +66,13 @@ class Guard:
                 self._make_folder()
             with interrupts_held():
                 self.pid, self._control = start_guard(
-                    self._segment, self._parent_watch, self.folder, self.authkey, fork=self._forks, run=run_bare
+                    self._segment,
+                    self._life,
+                    self._parent_watch,
+                    self.folder,
+                    self.authkey,
+                    fork=self._forks,
+                    run=run_bare,
                 )
             if hasattr(os, "pidfd_open"):
                 with contextlib.suppress(OSError):

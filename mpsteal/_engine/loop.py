@@ -153,6 +153,7 @@ class Engine:
         barrier = load_barrier()
         self._owners_are_fenced = barrier is not None
         self.locks = Locks(self._lock_fds, n, barrier)
+        self.locks.hold_life()
         levels = None if self._balancing is None else self._balancing.steal_levels
         self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point, levels)
         self._results: dict[int, tuple[int, int]] = {}
@@ -195,7 +196,7 @@ class Engine:
         self.crew.start_all()
         self.selector = selectors.DefaultSelector()
         self._cleanup.callback(self.selector.close)
-        self.guard = Guard(self.segment, self._parent_watch, self.selector, forks=self._forks)
+        self.guard = Guard(self.segment, self._lock_fds[-1], self._parent_watch, self.selector, forks=self._forks)
         self._cleanup.callback(self.guard.stop)
         self.selector.register(self._wake_r, selectors.EVENT_READ, ("wake", 0))
         for slot, (read, _) in self._results.items():
@@ -226,7 +227,6 @@ class Engine:
             results=Descriptor(self._results[slot][1]),
             doorbell=Descriptor(self._doorbells[slot][0]),
             bells=[Descriptor(w) for _, w in self._doorbells],
-            parent_pid=os.getpid(),
             parent_watch=None if self._parent_watch is None else Descriptor(self._parent_watch),
             initializer=self._initializer,
             initargs=self._initargs,

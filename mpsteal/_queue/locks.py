@@ -3,6 +3,10 @@
 One byte of a small unlinked file per agent. Record locks belong to the process, so within the parent only the
 engine thread may enter a section, and nobody may close another descriptor of such a file in a process that holds one.
 
+One more byte is held by the parent for as long as the pool lives, and so tells of its end (D12). A process loses its
+record locks when it dies, and when it becomes another program, since the descriptor is closed on exec: its pid, and
+with it every pidfd, lives on then. A forked child inherits no record lock, whatever descriptors it holds.
+
 Order in which locks are taken: an agent waits for its own only while it holds nothing; every other lock is tried.
 The parent tries all of them. Nobody waits while holding, so there is no cycle (waiting in the other order gave
 EDEADLK by the thousand in a prototype).
@@ -27,6 +31,7 @@ then its index needs no fence there; elsewhere `order()` is one. A flag one side
 
 _lockf = fcntl.lockf
 _EX, _NB, _UN = fcntl.LOCK_EX, fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_UN
+_SHARED = fcntl.LOCK_SH | fcntl.LOCK_NB
 
 
 def lock_files(slots: int) -> Iterator[int]:
@@ -41,9 +46,36 @@ def lock_files(slots: int) -> Iterator[int]:
         yield anonymous_file("locks", slots + 1)
 
 
+class ParentLife:
+    """A byte that the process of the pool holds while the pool lives, and others test.
+
+    Args:
+        fd: the last of the `lock_files`, in whatever process this is.
+        slots: number of agents; the byte comes after all that `Locks` uses.
+    """
+
+    def __init__(self, fd: int, slots: int) -> None:
+        self._fd, self._at = fd, slots + 1
+
+    def hold(self) -> None:
+        """Take it; it is given back by the end of this process or its program, or with the descriptor."""
+        _lockf(self._fd, _NB, 1, self._at)
+
+    def is_over(self) -> bool:
+        """Whether the process that held it is dead or runs another program (1 us). Never true by mistake: it may be
+        asked once the agents are started, and they are gone before the pool closes its files.
+        """
+        try:
+            _lockf(self._fd, _SHARED, 1, self._at)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+
 class Locks:
     """Byte `i` of file `i` is the lock of agent slot `i`; the first byte of the last file is the fence, held by nobody
-    but for a moment when a process sets its locks up. If there is one file only, it is byte `slots` of that.
+    but for a moment when a process sets its locks up. If there is one file only, it is byte `slots` of that. The byte
+    after that, in the last file, is the parent's life.
 
     Args:
         fds: the files, see `lock_files`; one may serve for all.
@@ -63,6 +95,7 @@ class Locks:
         owner_is_fenced: bool = False,
     ) -> None:
         self._barrier, self.owner_is_fenced = barrier, owner_is_fenced
+        self._life = ParentLife(fds[-1], slots)
         self._fds = [fds[i % len(fds)] for i in range(slots + 1)]
         # Any byte of a file will do, if it is not one of an agent's.
         at = slots if len(fds) == 1 else 0
@@ -99,6 +132,14 @@ class Locks:
         question = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, slot, 1, 0)  # struct flock of fcntl(2)
         kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(self._fds[slot], fcntl.F_GETLK, question))
         return 0 if kind == fcntl.F_UNLCK else int(pid)
+
+    def hold_life(self) -> None:
+        """For the parent, once: see `ParentLife`."""
+        self._life.hold()
+
+    def is_parent_gone(self) -> bool:
+        """For agents: see `ParentLife`."""
+        return self._life.is_over()
 
     def fence(self) -> None:
         """Order every store before this call before every load after it, against other callers of `fence`.

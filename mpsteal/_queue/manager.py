@@ -1,6 +1,7 @@
 """The Manager: a process of its own that outlives a dying parent, ends its agents, and is an address (D7).
 
-    parent --control byte--> guard loop --- parent's pidfd readable: SIGKILL every agent's process group, leave
+    parent --control byte--> guard loop --- parent's pidfd readable, or its life's lock free: SIGKILL every agent's
+                                  |         process group, leave
                                   |
                                   `-- after SERVE_AFTER_S, in threads, on sockets in the pool's private folder:
                                       QueueManager's server (status), and one that hands out the segment's descriptor
@@ -30,6 +31,12 @@ from typing import Any
 
 from . import layout as L
 from .arena import Segment
+from .locks import ParentLife
+
+LOOK_EVERY_S = 0.5
+"""How often the guard asks whether the parent has become another program (`os.execv`), which its pidfd does not tell
+(nor does end-of-file on the control pipe, while a forked child of the parent holds a copy). Shorter costs wake-ups,
+one of 20 us each; longer leaves the agents alone with their tasks for that long."""
 
 SERVE_AFTER_S = 0.2
 """How long the guard waits before it serves: sooner, short pools pay for imports and a socket they never use."""
@@ -113,7 +120,7 @@ def _descriptor_address(address: str) -> str:
 def guard_main(
     segment: Segment,
     control: int,
-    parent_pid: int,
+    life: int,
     parent_watch: int | None,
     folder: str,
     authkey: bytes,
@@ -126,20 +133,21 @@ def guard_main(
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.setsid()
-    segment.fd, control, *rest = _keep_only([segment.fd, control] + ([] if parent_watch is None else [parent_watch]))
+    keep = [segment.fd, control, life] + ([] if parent_watch is None else [parent_watch])
+    segment.fd, control, life, *rest = _keep_only(keep)
     parent_watch = rest[0] if rest else None
+    parent = ParentLife(life, segment.layout.geometry.slots)
     poll = select.poll()
     poll.register(control, select.POLLIN)
     if parent_watch is not None:
         poll.register(parent_watch, select.POLLIN)
     serving = False
     while True:
-        timeout = SERVE_AFTER_S if not serving else (None if parent_watch is not None else 0.5)
-        ready = poll.poll(None if timeout is None else timeout * 1000)
+        ready = poll.poll(1000 * (LOOK_EVERY_S if serving else SERVE_AFTER_S))
         fds = [fd for fd, _ in ready]
         # A dying process closes its files before its pidfd tells: end-of-file without a word means the same.
         silent = control in fds and not os.read(control, 1)
-        if silent or parent_watch in fds or (parent_watch is None and os.getppid() != parent_pid):
+        if silent or parent_watch in fds or (not ready and parent.is_over()):
             end_agents(segment)
             break
         if control in fds:
@@ -259,26 +267,32 @@ def _expect_fork_warning() -> None:
 
 
 def start_guard(
-    segment: Segment, parent_watch: int | None, folder: str, authkey: bytes, *, fork: bool, run: Callable[..., int]
+    segment: Segment,
+    life: int,
+    parent_watch: int | None,
+    folder: str,
+    authkey: bytes,
+    *,
+    fork: bool,
+    run: Callable[..., int],
 ) -> tuple[int, int]:
-    """Start the guard; returns its pid and the write end of its control pipe.
+    """Start the guard; returns its pid and the write end of its control pipe. `life`: see `ParentLife`.
 
     With `fork` it is a fork of this process (2 ms); otherwise `run` starts a bare interpreter without the user's
     main module (spawn is chosen by people whose main module must not be forked).
     """
     read_end, write_end = os.pipe()
-    parent = os.getpid()
     try:
         if fork:
             _expect_fork_warning()
             pid = os.fork()
             if pid == 0:
                 try:
-                    guard_main(segment, read_end, parent, parent_watch, folder, authkey)
+                    guard_main(segment, read_end, life, parent_watch, folder, authkey)
                 finally:
                     os._exit(1)
         else:
-            pid = run(segment, read_end, parent, parent_watch, folder, authkey)
+            pid = run(segment, read_end, life, parent_watch, folder, authkey)
         # It leaves the group by itself a little later; a pool inside a task is killed with that task's group.
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
@@ -290,9 +304,7 @@ def start_guard(
     return pid, write_end
 
 
-def run_bare(
-    segment: Segment, control: int, parent_pid: int, parent_watch: int | None, folder: str, authkey: bytes
-) -> int:
+def run_bare(segment: Segment, control: int, life: int, parent_watch: int | None, folder: str, authkey: bytes) -> int:
     """Start the guard in a bare interpreter: no site packages scan, no main module.
 
     Isolated (-I) and with our folder last: with `-c` alone the current directory comes first on the path, and a
@@ -309,20 +321,20 @@ def run_bare(
     os.close(key_write)
     code = (
         f"import sys; sys.path.append({root!r}); from mpsteal._queue.manager import bare_main; "
-        f"bare_main({segment.fd}, {tuple(segment.layout.geometry)!r}, {control}, {parent_pid}, {watch}, {key_read})"
+        f"bare_main({segment.fd}, {tuple(segment.layout.geometry)!r}, {control}, {life}, {watch}, {key_read})"
     )
     executable = os.fsencode(spawn.get_executable() or sys.executable)
-    fds = [segment.fd, control, key_read] + ([parent_watch] if parent_watch is not None else [])
+    fds = [segment.fd, control, life, key_read] + ([parent_watch] if parent_watch is not None else [])
     try:
         return util.spawnv_passfds(executable, [executable, b"-S", b"-I", b"-c", code.encode()], fds)
     finally:
         os.close(key_read)
 
 
-def bare_main(fd: int, geometry: tuple[int, ...], control: int, parent_pid: int, watch: int, key_read: int) -> None:
+def bare_main(fd: int, geometry: tuple[int, ...], control: int, life: int, watch: int, key_read: int) -> None:
     """Entry point of `run_bare`'s interpreter."""
     told = os.read(key_read, select.PIPE_BUF)
     os.close(key_read)
     authkey, folder = told[1 : 1 + told[0]], os.fsdecode(told[1 + told[0] :])
     segment = Segment(fd, L.Layout(L.Geometry(*geometry)))
-    guard_main(segment, control, parent_pid, None if watch < 0 else watch, folder, authkey)
+    guard_main(segment, control, life, None if watch < 0 else watch, folder, authkey)

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from gates import Gates
 from waiting import Program, is_gone, program, wait_until
@@ -202,37 +203,92 @@ with guarded(mpsteal.Pool(2, context=context)) as pool:
         parent.check_nothing_left()
 
 
-BUSY = {
-    "idle": None,
-    "sleeping": "arrive_and_sleep",
-    "in-one-long-C-call": "arrive_and_compute",
-    "ignoring-SIGTERM": "arrive_and_ignore_sigterm",
+ENDS = {
+    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
+    "segfault": ("ctypes.string_at(0)", -signal.SIGSEGV),
+    "_exit": ("os._exit(5)", 5),
+    "exec": ("os.execvp('sleep', ['sleep', '600'])", None),
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
-@pytest.mark.parametrize("busy", BUSY)
-def test_killed_parent_takes_everything_along(run: Run, gates: Gates, number: signal.Signals, busy: str) -> None:
-    """Within two seconds, whatever the agents are doing: idle ones watch, the Manager ends the others."""
-    started, ready = gates("started"), gates("ready")
-    task = BUSY[busy]
-    submit = f"[pool.apply_async(tasks.{task}, gates[:1]) for _ in range(2)]" if task else "None"
+def wait_ended(parent: Program, code: int | None) -> None:
+    """Wait for the end of a parent; `code` None: until it runs another program, under the same pid."""
+    if code is None:
+        process = psutil.Process(parent.process.pid)
+        wait_until(lambda: process.name() == "sleep", "the parent became another program")
+    else:
+        assert parent.wait(20) == code
+
+
+@pytest.mark.parametrize(
+    ("end", "has_child"),
+    [(end, True) for end in ENDS] + [("exec", False)],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_parent_that_ends_without_a_word(run: Run, gates: Gates, end: str, has_child: bool) -> None:
+    """Whatever the agents do, and though a forked child lives on: it has copies of every pipe and of every lock file,
+    so end-of-file tells nothing. After `exec` the pid, and so every pidfd, lives on, too.
+    """
+    started, ready, child = gates("started"), gates("ready"), gates("child")
+    words, code = ENDS[end]
     text = f"""
-pool = guarded(mpsteal.Pool(2, context=context))
-pool.map(tasks.double, range(10))
-results = {submit}
+import ctypes
+idle, busy = [mpsteal.Pool(n, context=context) for n in (2, 3)]
+idle.map(tasks.double, range(10))
+works = tasks.arrive_and_sleep, tasks.arrive_and_compute, tasks.arrive_and_ignore_sigterm
+results = [busy.apply_async(work, gates[:1]) for work in works]
+for pool in idle, busy:
+    guarded(pool)
+if {has_child} and not os.fork():
+    gates[2].wait()
+    os._exit(0)
 gates[1].wait()
+{words}
 """
-    with run(text, started, ready) as parent:
+    with run(text, started, ready, child) as parent:
         ready.wait_arrived()
-        if task:
-            started.wait_arrived(2)
-        family = parent.meet_family()
-        assert len(family) >= 3
-        os.kill(parent.process.pid, number)
-        assert parent.wait(20) == -number
+        started.wait_arrived(3)
+        if has_child:
+            child.wait_arrived()
+        wait_until(lambda: sum(map(is_of_pools, parent.meet_family())) == 7, "agents and Managers lead their groups")
+        ours = set(filter(is_of_pools, parent.family))
+        ready.open()
+        wait_ended(parent, code)
+        others, parent.family = parent.family - ours, ours
+        try:
+            parent.check_nothing_left()
+            assert parent.errors == ""
+        finally:
+            parent.family |= others
+            child.open()
+            parent.kill()
+
+
+def is_of_pools(process: psutil.Process) -> bool:
+    """Whether it leads a group of its own: agents and Managers do, forks and the helpers of multiprocessing do not."""
+    return os.getpgid(process.pid) == process.pid
+
+
+def test_parent_becomes_another_program_before_the_manager_came(run: Run, gates: Gates) -> None:
+    """Idle agents look for themselves for a while."""
+    words, code = ENDS["exec"]
+    text = f"""
+import mpsteal._engine.guard
+mpsteal._engine.guard.FORK_AFTER_S = mpsteal._engine.guard.SPAWN_AFTER_S = 1000
+pool = mpsteal.Pool(2, context=context)
+waiting.wait_idle(pool)
+gates[0].wait()
+{words}
+"""
+    ready = gates("ready")
+    with run(text, ready) as parent:
+        ready.wait_arrived()
+        parent.meet_family()
+        ready.open()
+        wait_ended(parent, code)
         parent.check_nothing_left()
-        assert parent.errors == ""
+        parent.kill()
 
 
 def test_parent_killed_while_agents_start(run: Run, gates: Gates) -> None:

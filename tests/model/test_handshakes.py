@@ -39,7 +39,7 @@ class ModelAgent(loop.Agent):
         self.rules = None
         self.base = scene.layout.agent(slot)
         self.take = self.deques.make_take(slot)
-        self.watch_timeout_ms = None
+        self.alone_until_ns = 0
 
     def ring(self, slot: int) -> None:
         self.world.ring(slot)

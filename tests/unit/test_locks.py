@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -119,3 +120,31 @@ def test_fence_frees_no_lock(locks: Locks) -> None:
         locks.unlock(2)
     finally:
         holder.end()
+
+
+def test_life_is_over_when_its_process_is_dead_or_another_program(locks: Locks) -> None:
+    """A forked child that lives on, with copies of all descriptors, does not count."""
+    (said_r, said_w), (go_r, go_w), (stay_r, stay_w) = os.pipe(), os.pipe(), os.pipe()
+    parent = os.fork()
+    if not parent:
+        locks.hold_life()
+        locks.fence()
+        if not os.fork():
+            os.close(stay_w)
+            os.write(said_w, b"!")
+            os.read(stay_r, 1)  # until the test closes its end
+            os._exit(0)
+        os.read(go_r, 1)
+        os.set_inheritable(said_w, True)
+        os.set_inheritable(stay_r, True)
+        code = f"import os; os.write({said_w}, b'!'); os.read({stay_r}, 1)"
+        os.execv(sys.executable, [sys.executable, "-S", "-E", "-c", code])
+    assert os.read(said_r, 1) == b"!"
+    assert not locks.is_parent_gone()
+    os.write(go_w, b"!")
+    assert os.read(said_r, 1) == b"!"
+    assert locks.is_parent_gone()
+    os.close(stay_w)
+    assert os.waitpid(parent, 0)[1] == 0
+    for fd in said_r, said_w, go_r, go_w, stay_r:
+        os.close(fd)
