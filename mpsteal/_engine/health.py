@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import popen_fork
 from typing import Any
 
 from .._agent import loop as _preloaded  # noqa: F401  once here, or every forked agent imports it by itself (3 ms)
@@ -182,9 +183,28 @@ def start_process(make: Callable[..., Any], spec: AgentSpec, name: str) -> Agent
     Raises what starting a process raises (OSError when the system refuses).
     """
     process = make(target=agent_main, args=(spec,), name=name)
-    process.start()
+    try:
+        process.start()
+    except OSError as error:
+        _close_pipes_of_failed_fork(error)
+        raise
     pid = getattr(process, "pid", None)
     if isinstance(pid, int):
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # the child does the same; whoever is first
     return AgentProcess(spec.slot, process)
+
+
+def _close_pipes_of_failed_fork(error: OSError) -> None:
+    """Where the system refuses a fork, `multiprocessing` leaves the two pipes open that it made for it (CPython 3.10 to
+    3.13): four descriptors for every try, of which there may be sixty.
+    """
+    launch: Any = popen_fork.Popen._launch  # type: ignore[attr-defined]  # not in typeshed
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_code is launch.__code__ and not hasattr(frame.f_locals["self"], "pid"):
+            for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                if name in frame.f_locals:
+                    os.close(frame.f_locals[name])
+        trace = trace.tb_next

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -217,6 +218,49 @@ def test_refused_replacement_is_tried_again(start_method: str) -> None:
             pool.apply(tasks.die_at_once, (1,))
         assert pool.apply(tasks.double, (4,)) == 8
         assert make.left == 0
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_fork_that_fails_is_tried_again_and_keeps_no_descriptor(
+    open_pool: Open, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """EAGAIN, from the system call itself. `multiprocessing` forgets four descriptors then, every time."""
+    pool = open_pool(1, method)
+    wait_idle(pool)
+    wait_until(lambda: pool._engine.guard.pid, "the Manager started")
+    (victim,) = agent_pids(pool)
+    before, tries = psutil.Process().num_fds(), []
+
+    def refuse(*_: Any) -> Any:
+        tries.append(threading.current_thread())
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", refuse)
+        patch.setattr("_posixsubprocess.fork_exec", refuse)
+        os.kill(victim, signal.SIGKILL)
+        results = [pool.apply_async(tasks.double, (i,)) for i in range(100)]
+        wait_until(lambda: len(tries) == 3, "tried three times")
+    assert [r.get() for r in results] == list(range(0, 200, 2))
+    assert set(tries) == {pool._engine.thread}
+    assert psutil.Process().num_fds() == before
+
+
+def test_fork_server_that_is_killed(open_pool: Open) -> None:
+    """Its agents go on; who dies then is seen and replaced, by a new server."""
+    pool = open_pool(2, "forkserver")
+    wait_idle(pool)
+    before = agent_pids(pool)
+    server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGKILL)
+    assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
+    assert agent_pids(pool) == before
+    with pytest.raises(mpsteal.AgentDiedError) as caught:
+        pool.apply(tasks.die_by, (signal.SIGKILL,))
+    assert caught.value.pid in before
+    wait_idle(pool)
+    assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
+    pool._engine.validate()
 
 
 def test_refused_first_process_is_the_callers_error() -> None:
