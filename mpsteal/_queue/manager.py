@@ -191,13 +191,17 @@ def _serve(segment: Segment, folder: str, authkey: bytes) -> None:
     with contextlib.suppress(OSError):
         # First, so that it is there for everybody who finds the manager's.
         listener = connection.Listener(_descriptor_address(address), "AF_UNIX", backlog=16)
-        _start_thread(_hand_out, listener, segment.fd, authkey)
-        server = QueueManager(address, authkey).get_server()
-        _start_thread(_serve_forever, server)
+        _start_thread(listener, _hand_out, listener, segment.fd, authkey)
+        server: Any = QueueManager(address, authkey).get_server()
+        _start_thread(server.listener, _serve_forever, server)
 
 
-def _start_thread(function: Callable[..., None], *args: Any) -> None:
-    threading.Thread(target=function, args=args, daemon=True).start()
+def _start_thread(served: Any, function: Callable[..., None], *args: Any) -> None:
+    """Where the system has no thread left, `served` is closed: who asks is refused at once, and to watch goes on."""
+    try:
+        threading.Thread(target=function, args=args, daemon=True).start()
+    except RuntimeError:
+        served.close()
 
 
 def _serve_forever(server: Any) -> None:
@@ -217,7 +221,7 @@ def _hand_out(listener: connection.Listener, fd: int, authkey: bytes) -> None:
         except OSError:  # no descriptor is left, or the client has gone again
             time.sleep(0.05)
             continue
-        _start_thread(_hand_to, client, fd, authkey)
+        _start_thread(client, _hand_to, client, fd, authkey)
 
 
 def _hand_to(client: Any, fd: int, authkey: bytes) -> None:

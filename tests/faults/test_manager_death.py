@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import fault_tasks as tasks
 import pytest
 from gates import Gates, pass_gate
-from waiting import agent_pids, wait_gone, wait_idle, wait_until
+from waiting import agent_pids, is_gone, lines, wait_gone, wait_idle, wait_until
 
 import mpsteal
 
@@ -58,6 +59,30 @@ def test_killed_again_and_again(open_pool: Open) -> None:
         os.kill(before, signal.SIGKILL)
         wait_until(lambda old=before: pool._engine.guard.pid not in (0, old), "a new Manager")
         assert pool.apply(tasks.double, (2,)) == 4
+
+
+def test_it_lives_where_no_thread_is_to_be_had(
+    open_pool: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Then it is no address, and says so to who asks, but still ends agents that outlive their parent."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if os.getpid() != here:
+            tasks.note(noted, os.getpid())
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    here, noted = os.getpid(), str(tmp_path / "noted")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr("mpsteal._queue.manager.SERVE_AFTER_S", 0.0)
+    pool = open_pool(1, "fork")
+    before = manager_pid(pool)
+    wait_until(lambda: lines(noted) == [str(before)] * 2, "both refusals")
+    wait_until(lambda: not os.listdir(pool._engine.guard.folder), "its socket gone", 10)
+    assert not is_gone(before)
+    assert pool.apply(tasks.double, (2,)) == 4
+    assert pool._engine.guard.pid == before
 
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
