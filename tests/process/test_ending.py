@@ -28,69 +28,67 @@ Open = Callable[..., mpsteal.Pool]
 PROMPT_S = 10.0
 """An alarm for ends that should take a fraction of a second: tasks in these tests would run for minutes."""
 
+TERMINATED_S = 2.0
+"""Within this time `terminate` has returned, whatever the agents do; a promise, not an alarm."""
+
 
 # -- terminate ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", [tasks.arrive_and_sleep, tasks.arrive_and_ignore_sigterm, tasks.arrive_and_compute])
-def test_terminate_ends_whatever_runs(
-    open_pool: Open, start_method: str, gates: Gates, task: Callable[..., Any]
+@pytest.mark.parametrize("busy", ["sleep", "ignore_sigterm", "compute", "stopped", "stopped while idle"])
+def test_terminate_ends_whatever_runs_and_answers_everybody(
+    open_pool: Open, start_method: str, gates: Gates, busy: str
 ) -> None:
+    """Within two seconds; no handle and no thread that waits for one is left without an answer."""
     pool = open_pool(2, start_method)
+    wait_idle(pool)
     gate = gates("running")
-    running = [pool.apply_async(task, (gate,)) for _ in range(2)]
-    gate.wait_arrived(2)
-    waiting = [pool.apply_async(tasks.double, (i,)) for i in range(20)]
-    mapped = pool.map_async(tasks.double, range(100))
-    iterated = pool.imap(tasks.double, range(100))
-    pids = agent_pids(pool)
-    began = time.monotonic()
-    pool.terminate()
-    pool.join()
-    assert time.monotonic() - began < PROMPT_S
-    assert all(map(is_gone, pids))
-    for result in [*running, *waiting, mapped]:
-        with pytest.raises(mpsteal.PoolTerminatedError, match="the pool was terminated"):
-            result.get(0)
-    with pytest.raises(mpsteal.PoolTerminatedError):
-        next(iterated)
+    task = {
+        "ignore_sigterm": tasks.arrive_and_ignore_sigterm,
+        "compute": tasks.arrive_and_compute,
+    }.get(busy, tasks.arrive_and_sleep)
+    if busy == "stopped while idle":
+        for pid in agent_pids(pool):
+            os.kill(pid, signal.SIGSTOP)
+    handles: list[Any] = [pool.apply_async(task, (gate,)) for _ in range(2)]
+    if busy != "stopped while idle":
+        gate.wait_arrived(2)
+    handles += [pool.apply_async(tasks.double, (i,)) for i in range(20)]
+    handles += [pool.map_async(tasks.double, range(100)), pool.starmap_async(tasks.add, [(1, 2)] * 100)]
+    iterators = [pool.imap(tasks.double, range(100)), pool.imap_unordered(tasks.double, range(100))]
+    iterators += [pool.imap(tasks.double, numbers(100), buffersize=1), pool.imap(tasks.double, range(9), chunksize=3)]
+    calls = [handle.get for handle in handles] + [it.next for it in iterators] + [lambda: pool.map(tasks.double, [1])]
+    errors: list[BaseException] = []
 
-
-def test_terminate_ends_stopped_agents(open_pool: Open, gates: Gates) -> None:
-    pool = open_pool(2)
-    gate = gates("running")
-    results = [pool.apply_async(tasks.arrive_and_sleep, (gate,)) for _ in range(2)]
-    gate.wait_arrived(2)
-    for pid in agent_pids(pool):
-        os.kill(pid, signal.SIGSTOP)
-    pool.terminate()
-    pool.join()
-    for result in results:
-        with pytest.raises(mpsteal.PoolTerminatedError):
-            result.get(0)
-
-
-def test_terminate_wakes_every_waiter(open_pool: Open, gates: Gates) -> None:
-    pool = open_pool(1)
-    gate = gates("running")
-    result = pool.apply_async(tasks.arrive_and_sleep, (gate,))
-    gate.wait_arrived()
-    seen: list[type] = []
-
-    def wait() -> None:
+    def wait(call: Callable[[], Any]) -> None:
         try:
-            result.get()
-        except BaseException as error:
-            seen.append(type(error))
+            call()
+        except mpsteal.PoolTerminatedError as error:
+            errors.append(error)
 
-    threads = [threading.Thread(target=wait) for _ in range(5)]
+    threads = [threading.Thread(target=wait, args=(call,)) for call in calls]
+    threads += [threading.Thread(target=handle.wait) for handle in handles]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(pool._engine.waiting) == 5, "five threads waiting")
+    wait_until(lambda: len(pool._engine.waiting) == len(threads), "all threads waiting")
+    pids = agent_pids(pool)
+    if busy == "stopped":
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
     pool.terminate()
+    assert time.monotonic() - began < TERMINATED_S
+    assert all(map(is_gone, pids))
     for thread in threads:
         thread.join(PROMPT_S)
-    assert seen == [mpsteal.PoolTerminatedError] * 5
+    assert len(errors) == len(calls)
+    for handle in handles:
+        with pytest.raises(mpsteal.PoolTerminatedError, match="the pool was terminated"):
+            handle.get(0)
+    for it in iterators:
+        with pytest.raises(mpsteal.PoolTerminatedError, match="the pool was terminated"):
+            it.next(0)
+    pool.join()
 
 
 def test_terminate_by_two_threads_and_a_signal_handler(open_pool: Open, gates: Gates) -> None:
@@ -162,6 +160,7 @@ def test_signal_handler_needs_another_thread_of_the_pool(open_pool: Open) -> Non
     """The feeder of its `imap` rings, too, and may not wait for the ringing that the handler interrupted."""
     pool = open_pool(1)
     wait_idle(pool)
+    wait_until(lambda: pool._engine.asleep and pool._engine.guard.pid, "the engine asleep")
     got: list[int] = []
     pool._engine._ringing = Interrupting(lambda: got.extend(pool.imap(tasks.double, iter(range(6)))))
     assert pool.apply(tasks.double, (4,)) == 8
