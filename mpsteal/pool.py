@@ -244,7 +244,13 @@ class Pool:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.terminate()
+        try:
+            self.terminate()
+        except KeyboardInterrupt:
+            if not isinstance(exc_info[1], KeyboardInterrupt):
+                raise
+            # A second Ctrl-C, while the first one ends the pool, says nothing new: it gets no traceback of its own.
+            self._engine.stop_at_exit()
 
     def _is_ours(self) -> bool:
         """Whether this is the process that made the pool."""

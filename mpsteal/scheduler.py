@@ -215,9 +215,11 @@ class WorkStealingScheduler:
     def __exit__(self, *exc_info: object) -> None:
         try:
             self.stop(drain=exc_info[0] is None)
-        except BaseException:  # Ctrl-C, while it waited for the tasks to end
+        except BaseException as error:  # Ctrl-C, while it waited for the tasks to end
             self.stop(drain=False)
-            raise
+            # A second one says nothing new, and gets no traceback of its own.
+            if not (isinstance(error, KeyboardInterrupt) and isinstance(exc_info[1], KeyboardInterrupt)):
+                raise
 
     def __repr__(self) -> str:
         return f"<WorkStealingScheduler {self._state}, {len(self._agents)} agents, {len(self._tasks)} tasks>"

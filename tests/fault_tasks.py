@@ -326,6 +326,14 @@ def arrive_and_ignore_sigterm(gate: Gate) -> None:
     time.sleep(600)
 
 
+def arrive_and_tell_of_sigterm(gate: Gate, told: Gate) -> None:
+    """Does not end by SIGTERM, and says when it came."""
+    signal.signal(signal.SIGTERM, lambda *_: told.arrive())
+    gate.arrive()
+    while True:
+        time.sleep(600)
+
+
 def arrive_and_compute(gate: Gate) -> None:
     """One call of C code that no signal handler written in Python can interrupt for minutes."""
     gate.arrive()

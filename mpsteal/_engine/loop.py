@@ -65,6 +65,10 @@ rings at once. Each ring costs the parent 90 to 130 us (two context switches, co
 up), taken from an agent where cores are short: at 0.5 ms tasks of 1 ms kept the cores 94.6 % busy, at 4 ms 96.8 %;
 longer makes the result of a task that others are queued behind late by that much."""
 
+EXIT_PATIENCE_S = 0.8
+"""For how long a Ctrl-C cannot end the wait for the agents when the program ends anyhow. They are gone 0.2 s after they
+were told; shorter gives a second traceback on a busy machine, longer keeps a user waiting who has had enough."""
+
 RELEASE_WAIT_S = 1.0
 """How long the end waits for threads that are ringing before it leaves the descriptors open: too short leaks them for
 nothing, too long holds up a signal handler that joins."""
@@ -374,10 +378,17 @@ class Engine:
         self.callbacks.join()
 
     def stop_at_exit(self) -> None:
-        """For interpreter exit. Waits for the agents alone: a callback that blocks must not hold it up."""
-        if os.getpid() == self.owner_pid:
-            self.terminate()
-            self.thread.join()
+        """For interpreter exit. Waits for the agents alone: a callback that blocks must not hold it up. A Ctrl-C
+        meanwhile says nothing new, and ends the wait only if that is long: user code that is pickled may block.
+        """
+        patient_until = time.monotonic() + EXIT_PATIENCE_S
+        while os.getpid() == self.owner_pid:
+            try:
+                self.terminate()
+                return self.thread.join()
+            except KeyboardInterrupt:
+                if time.monotonic() > patient_until:
+                    return
 
     def stop_collected(self) -> None:
         """For the garbage collector, which may run in any thread, this one included: do not wait."""

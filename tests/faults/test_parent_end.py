@@ -63,6 +63,10 @@ def run(tmp_path: Path, start_method: str) -> Iterator[Run]:
     return start
 
 
+INTERRUPTED_S = 1.0
+"""Within this time a program that is interrupted has ended; a promise, not an alarm."""
+
+
 def tracebacks(text: str) -> int:
     return text.count("Traceback (most recent call last)")
 
@@ -170,9 +174,43 @@ with guarded(mpsteal.Pool(2, context=context)) as pool:
         started.wait_arrived(1 if form == "apply" else 2)
         parent.meet_family()
         parent.interrupt()
-        assert parent.wait(20) == -signal.SIGINT
-        assert tracebacks(parent.errors) == 1, parent.errors
-        assert parent.errors.splitlines()[-1] == "KeyboardInterrupt"
+        assert parent.wait(INTERRUPTED_S) == -signal.SIGINT
+        check_one_traceback(parent)
+        parent.check_nothing_left()
+
+
+def check_one_traceback(parent: Program) -> None:
+    assert tracebacks(parent.errors) == 1, parent.errors
+    assert parent.errors.splitlines()[-1] == "KeyboardInterrupt"
+
+
+@pytest.mark.parametrize("where", ["with", "at exit", "with scheduler"])
+def test_second_interrupt_while_the_first_ends_the_pool(run: Run, gates: Gates, where: str) -> None:
+    """An impatient user: still one traceback, and nobody is left because of it."""
+    open_it = {
+        "with": "with guarded(mpsteal.Pool(2, context=context)) as pool:",
+        "at exit": "pool = guarded(mpsteal.Pool(2, context=context))\nif pool:",
+        "with scheduler": "with mpsteal.WorkStealingScheduler(context=context) as pool:",
+    }[where]
+    call = "pool.starmap(tasks.arrive_and_tell_of_sigterm, [gates] * 50, 1)"
+    if where == "with scheduler":
+        call = """
+    for name in "ab":
+        pool.register_agent(mpsteal.Agent(name))
+    work = [mpsteal.Task("t", fn=tasks.arrive_and_tell_of_sigterm, args=gates) for _ in range(10)]
+    pool.submit_tasks(work)
+    guarded(pool)
+    work[0].result()
+"""
+    started, told = gates("started"), gates("told")
+    with run(f"{open_it}\n    {call}", started, told) as parent:
+        started.wait_arrived(2)
+        parent.meet_family()
+        parent.interrupt()
+        told.wait_arrived(2)
+        parent.interrupt()
+        assert parent.wait(INTERRUPTED_S) == -signal.SIGINT
+        check_one_traceback(parent)
         parent.check_nothing_left()
 
 
