@@ -8,12 +8,16 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import gc
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gates import Gate
@@ -278,6 +282,43 @@ def note_pid_and_double(path: str, number: int) -> int:
     return 2 * number
 
 
+def overflow_the_stack() -> None:
+    """Recursion through C code, which Python does not count: in a thread, whose stack can be small."""
+    faulthandler.disable()
+    sys.setrecursionlimit(1 << 30)
+    threading.stack_size(1 << 16)
+    again: Any = ctypes.CFUNCTYPE(None)(lambda: again())
+    thread = threading.Thread(target=again)
+    thread.start()
+    thread.join()
+    raise AssertionError("still alive")
+
+
+def limit_memory(more: int) -> None:
+    """Let this process have `more` bytes of address space than it has."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, resource.RLIM_INFINITY))
+
+
+hoard: list[bytes] = []
+
+
+def take_all_memory(kept: bool) -> int:
+    """Until there is none; then raise MemoryError, or keep it and return."""
+    limit_memory(64 << 20)
+    mine = hoard if kept else []
+    size = 1 << 20
+    while True:
+        try:
+            mine.append(bytes(size))
+        except MemoryError:
+            if not kept:
+                raise
+            size //= 2
+            if size < 64:
+                return os.getpid()
+
+
 def die_if(path: str, number: int, fatal: int) -> int:
     note(path, number)
     if number == fatal:
@@ -375,6 +416,35 @@ def clear_alarm(_: Any = None) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
+def start_threads(count: int) -> int:
+    """They go on after this task has returned, and for ever."""
+    for _ in range(count):
+        threading.Thread(target=_spin, daemon=True).start()
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    return os.getpid()
+
+
+def _spin() -> None:
+    while True:
+        time.sleep(0.001)
+
+
+def set_raising_handlers() -> int:
+    """For signals that come after this task has returned."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, _raise_late)
+    return os.getpid()
+
+
+def keep(data: bytes) -> int:
+    hoard.append(data)
+    return os.getpid()
+
+
+def kept_ends() -> list[tuple[int, int, int]]:
+    return [size_and_ends(data) for data in hoard]
+
+
 # -- initializers -------------------------------------------------------------------------
 
 
@@ -412,6 +482,29 @@ def nested_sum(method: str, count: int) -> int:
 
     with mpsteal.get_context(method).Pool(2) as pool:
         return sum(pool.map(double, range(count)))
+
+
+def nested_at_depth(depth: int) -> int:
+    """How many tasks ran, this one included: each has a pool of two, down to `depth`."""
+    import mpsteal
+
+    if not depth:
+        return 1
+    with mpsteal.Pool(2) as pool:
+        return 1 + sum(pool.map(nested_at_depth, [depth - 1] * 2, 1))
+
+
+def run_processes(count: int) -> list[int]:
+    """Children of every kind that a task may have; their exit codes."""
+    children = [multiprocessing.Process(target=double, args=(i,)) for i in range(count)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    codes = [child.exitcode or 0 for child in children]
+    with multiprocessing.Pool(1) as stock:
+        codes += [value - 2 for value in stock.map(double, [1])]
+    return [*codes, subprocess.run([sys.executable, "-S", "-E", "-c", ""], check=False).returncode]
 
 
 def has_manager(pool: Any) -> bool:

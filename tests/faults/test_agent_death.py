@@ -28,6 +28,7 @@ CRASHES = [
     pytest.param(tasks.die_at_once, (7,), 7, "code 7", id="exit-7"),
     pytest.param(tasks.die_at_once, (0,), 0, "code 0", id="exit-0"),
     pytest.param(tasks.segfault, (), -signal.SIGSEGV, "SIGSEGV", id="segfault"),
+    pytest.param(tasks.overflow_the_stack, (), -signal.SIGSEGV, "SIGSEGV", id="stack-overflow"),
 ]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
 import os
+import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing.pool import MaybeEncodingError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +19,8 @@ from typing import Any
 import fault_tasks as tasks
 import psutil
 import pytest
-from waiting import ALARM_S, program, wait_idle, wait_until
+from gates import Gates, pass_gate
+from waiting import ALARM_S, agent_pids, program, wait_idle, wait_until
 
 import mpsteal
 
@@ -113,10 +118,13 @@ class SmallDevice:
 
     Patches the calls that reserve and write; forked agents inherit it. Stores into a mapping are not
     seen, which is the point: what was not reserved before must not be written.
+
+    The disk of the temporary directory has room until `fill_disk`, for agents that are running, too.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, *, honest: bool = True) -> None:
         self.room = room
+        self._disk_is_full = mmap.mmap(-1, 1)
         self._fallocate, self._pwrite = os.posix_fallocate, os.pwrite
         self._statvfs = os.statvfs
 
@@ -135,10 +143,15 @@ class SmallDevice:
         return SimpleNamespace(f_bavail=self.room // 4096, f_frsize=4096)
 
     def _check(self, fd: int, size: int) -> None:
-        if not os.readlink(f"/proc/self/fd/{fd}").startswith("/dev/shm"):
-            return
-        if os.fstat(fd).st_blocks * 512 + size > self.room:
+        if os.readlink(f"/proc/self/fd/{fd}").startswith("/dev/shm"):
+            is_full = os.fstat(fd).st_blocks * 512 + size > self.room
+        else:
+            is_full = self._disk_is_full[0] == 1
+        if is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fill_disk(self) -> None:
+        self._disk_is_full[0] = 1
 
     def posix_fallocate(self, fd: int, offset: int, size: int) -> None:
         self._check(fd, size)
@@ -321,7 +334,78 @@ def test_no_memory_for_any_argument(open_pool: Open, monkeypatch: pytest.MonkeyP
     pool.join()
 
 
+@needs_linux
+def test_disk_that_is_full_under_the_fall_back(
+    open_pool: Open, monkeypatch: pytest.MonkeyPatch, told: list[warnings.WarningMessage], gates: Gates
+) -> None:
+    """What was pending is done; what finds no room is refused with the reason, arguments and results alike."""
+    device = SmallDevice(monkeypatch, 0)
+    pool = open_pool(2, "fork")
+    assert len(about_memory(told)) == 1
+    wait_idle(pool)
+    gate = gates("held")
+    held = [pool.apply_async(pass_gate, (gate, i)) for i in range(2)]
+    gate.wait_arrived(2)
+    pending = [pool.apply_async(tasks.double, (i,)) for i in range(200)]
+    large_result = pool.apply_async(tasks.make_bytes, (5 * MIB,))
+    pool._engine.validate()
+    device.fill_disk()
+    with pytest.raises(MemoryError, match="no shared memory for an argument of 20971"):
+        pool.apply_async(tasks.identity, (bytes(20 * MIB),)).get(ALARM_S)
+    later = [pool.apply_async(tasks.double, (i,)) for i in range(200, 20_000)]
+    gate.open()
+    assert [r.get() for r in held] == [0, 1]
+    assert [r.get() for r in [*pending, *later]] == list(range(0, 40_000, 2))
+    with pytest.raises(MemoryError, match="no shared memory for a result of 5242"):
+        large_result.get()
+    wait_idle(pool)
+    pool._engine.validate()
+
+
 # -- little address space -------------------------------------------------------------------
+
+linux_limits = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is not kept elsewhere")
+
+
+@linux_limits
+def test_memory_error_of_a_task_is_its_own(open_pool: Open, start_method: str) -> None:
+    """Under RLIMIT_AS; the agent goes on, and every other task has its result."""
+    pool = open_pool(2, start_method)
+    wait_idle(pool)
+    before = agent_pids(pool)
+    good = [pool.apply_async(tasks.double, (i,)) for i in range(100)]
+    bad = [pool.apply_async(tasks.take_all_memory, (False,)) for _ in range(4)]
+    good += [pool.apply_async(tasks.double, (i,)) for i in range(100, 200)]
+    for result in bad:
+        with pytest.raises(MemoryError):
+            result.get()
+    assert [r.get() for r in good] == list(range(0, 400, 2))
+    data = os.urandom(300_000)
+    assert pool.map(tasks.identity, [data] * 4, 1) == [data] * 4
+    wait_idle(pool)
+    assert agent_pids(pool) == before
+    pool._engine.validate()
+
+
+@linux_limits
+def test_agent_without_memory_leaves_nobody_waiting(open_pool: Open) -> None:
+    """A task has taken all there is, and keeps it: those after it in the same agent fail by themselves or are done."""
+    pool = open_pool(1)
+    pid = pool.apply(tasks.take_all_memory, (True,))
+    results: list[Any] = [pool.apply_async(tasks.identity, (os.urandom(1 << 14),)) for _ in range(50)]
+    results += [pool.apply_async(tasks.make_bytes, (5 * MIB,)), pool.map_async(tasks.identity, [[0] * 1000] * 50)]
+    for result in results:
+        try:
+            result.get(ALARM_S)
+        except (MemoryError, MaybeEncodingError, mpsteal.AgentDiedError):
+            pass
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pid not in agent_pids(pool), "the agent replaced")
+    assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
+    wait_idle(pool)
+    pool._engine.validate()
+
 
 LITTLE_ADDRESS_SPACE = """
 import multiprocessing, resource, sys
@@ -337,7 +421,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is not kept elsewhere")
+@linux_limits
 def test_pool_starts_with_little_address_space(tmp_path: Path, start_method: str) -> None:
     """As under `ulimit -v`, where the usual 160 MiB of pages find no place."""
     with program(tmp_path, LITTLE_ADDRESS_SPACE, start_method) as run:

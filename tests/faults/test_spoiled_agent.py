@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import fault_tasks as tasks
+import pytest
 from waiting import agent_pids, wait_idle, wait_until
 
 import mpsteal
 
 Open = Callable[..., mpsteal.Pool]
+
+TERMINATED_S = 2.0
+"""As in test_ending.py."""
 
 
 def test_task_that_closes_all_descriptors(open_pool: Open, start_method: str) -> None:
@@ -89,3 +94,69 @@ def _alarms_cleared(pool: mpsteal.Pool) -> bool:
         return len(pool.map(tasks.clear_alarm, range(8), 1)) == 8
     except (RuntimeError, mpsteal.AgentDiedError):  # the last alarm went off in here
         return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda s: s.name)
+def test_handler_that_outlives_its_task_ends_at_most_its_own_process(open_pool: Open, number: signal.Signals) -> None:
+    """The signal comes between tasks, or inside another one: that one fails with what the handler raises."""
+    pool = open_pool(2)
+    wait_idle(pool)
+    pid = pool.apply(tasks.set_raising_handlers)
+    results = [pool.apply_async(tasks.double, (i,)) for i in range(500)]
+    os.kill(pid, number)
+    failed = 0
+    for i, result in enumerate(results):
+        try:
+            assert result.get() == 2 * i
+        except (RuntimeError, mpsteal.AgentDiedError):
+            failed += 1
+    assert failed <= 1
+    wait_idle(pool)
+    assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
+    wait_idle(pool)
+    pool._engine.validate()
+
+
+def test_handler_that_outlives_its_task_while_its_agent_sleeps(open_pool: Open) -> None:
+    """Nothing of the user's may raise in the agent's own code: the process is damaged, noticed and replaced."""
+    pool = open_pool(1)
+    pid = pool.apply(tasks.set_raising_handlers)
+    wait_idle(pool)
+    os.kill(pid, signal.SIGUSR1)
+    wait_until(lambda: pid not in agent_pids(pool), "the agent replaced")
+    assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
+
+
+@pytest.mark.parametrize("end", ["terminate", "killed"])
+def test_threads_that_outlive_their_task(open_pool: Open, start_method: str, end: str) -> None:
+    """The agent goes on beside them, and neither they nor one that is no daemon keep it when it is ended."""
+    pool = open_pool(1, start_method)
+    pid = pool.apply(tasks.start_threads, (4,))
+    results = [pool.apply_async(tasks.double, (i,)) for i in range(500)]
+    assert [r.get() for r in results] == list(range(0, 1000, 2))
+    assert agent_pids(pool) == [pid]
+    if end == "killed":
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: agent_pids(pool) not in ([], [pid]), "the agent replaced")
+        assert pool.apply(tasks.double, (2,)) == 4
+    else:
+        began = time.monotonic()
+        pool.terminate()
+        assert time.monotonic() - began < TERMINATED_S
+
+
+def test_large_argument_that_a_task_keeps_is_its_own_copy(open_pool: Open) -> None:
+    """The shared memory is given back and used again, and what was kept stays as it was."""
+    pool = open_pool(1)
+    size = 20 << 20
+    data = b"\x03" + bytes(size - 2) + b"\x04"
+    small = b"\x05" + bytes(500) + b"\x06"
+    pid = pool.apply(tasks.keep, (data,))
+    assert pool.apply(tasks.keep, (small,)) == pid
+    wait_until(lambda: os.fstat(pool._engine.segment.fd).st_blocks * 512 < 16 << 20, "the block given back")
+    for filler in (b"\xff" * size, *[b"\xff" * 502] * 5000):
+        pool.apply_async(len, (filler,))
+    assert pool.apply(tasks.kept_ends) == [(size, 3, 4), (502, 5, 6)]
+    wait_idle(pool)
+    assert agent_pids(pool) == [pid]
+    pool._engine.validate()
