@@ -117,6 +117,30 @@ class FailsToLoad:
         return _fail_to_load, (self.kind,)
 
 
+class Liar:
+    """Its `__reduce__` gives what pickles well, and is not how to make one like it."""
+
+    def __init__(self, reduced: tuple[Any, ...]) -> None:
+        self.reduced = reduced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.reduced
+
+
+def make_liar(lie: str) -> Liar:
+    if lie == "what only the agent has":
+        globals()["_made_in_agent"] = made = type("_made_in_agent", (), {"__module__": __name__})
+        return Liar((made, ()))
+    lies: dict[str, tuple[Any, ...]] = {
+        "arguments that do not fit": (dict, (1, 2, 3)),
+        "state that nobody takes": (object, (), {"a": 1}),
+        "a function that fails": (divmod, (1, 0)),
+        "items for what is no list": (object, (), None, iter([1, 2])),
+        "another type": (int, ("7",)),
+    }
+    return Liar(lies[lie])
+
+
 def make_not_for_travel(_: Any = None) -> NotForTravel:
     return NotForTravel()
 

@@ -435,6 +435,33 @@ def test_result_that_fails_to_load_here(pool: mpsteal.Pool, kind: type[BaseExcep
         pool.apply(tasks.make_fails_to_load, (kind,))
 
 
+LIES = {
+    "arguments that do not fit": TypeError,
+    "state that nobody takes": AttributeError,
+    "a function that fails": ZeroDivisionError,
+    "items for what is no list": AttributeError,
+    "what only the agent has": AttributeError,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("call", ["apply", "map", "imap"])
+def test_result_whose_reduce_lies(pool: mpsteal.Pool, lie: str, call: str) -> None:
+    good = [pool.apply_async(tasks.double, (i,)) for i in range(20)]
+    with pytest.raises(LIES[lie]):
+        if call == "apply":
+            pool.apply(tasks.make_liar, (lie,))
+        elif call == "map":
+            pool.map(tasks.make_liar, [lie])
+        else:
+            list(pool.imap(tasks.make_liar, [lie]))
+    assert [r.get() for r in good] == list(range(0, 40, 2))
+
+
+def test_result_that_unpickles_to_something_else_is_that(pool: mpsteal.Pool) -> None:
+    assert pool.apply(tasks.make_liar, ("another type",)) == 7
+
+
 # -- exceptions -------------------------------------------------------------------------------
 
 

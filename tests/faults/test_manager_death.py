@@ -17,6 +17,7 @@ from gates import Gates, pass_gate
 from waiting import agent_pids, is_gone, lines, wait_gone, wait_idle, wait_until
 
 import mpsteal
+from mpsteal._queue.manager import QueueManager
 
 Open = Callable[..., mpsteal.Pool]
 
@@ -59,6 +60,29 @@ def test_killed_again_and_again(open_pool: Open) -> None:
         os.kill(before, signal.SIGKILL)
         wait_until(lambda old=before: pool._engine.guard.pid not in (0, old), "a new Manager")
         assert pool.apply(tasks.double, (2,)) == 4
+
+
+def test_a_new_one_does_all_that_the_first_did(open_pool: Open, start_method: str) -> None:
+    """What it watches for is told to the new one, too; at the end nothing of either stays (the leak check sees it)."""
+    pool = open_pool(1, start_method)
+    before = manager_pid(pool)
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: pool._engine.guard.pid not in (0, before), "a new Manager")
+    wait_until(lambda: os.listdir(pool._engine.guard.folder), "its socket")
+    manager = QueueManager(os.path.join(pool._engine.guard.folder, "manager"), pool._engine.guard.authkey)
+    wait_until(lambda: _connects(manager), "it serves")
+    assert [row["pid"] for row in manager.queue().status()] == agent_pids(pool)  # type: ignore[attr-defined]
+    folder = pool._engine.guard.folder
+    pool.terminate()
+    assert not os.path.exists(folder)
+
+
+def _connects(manager: QueueManager) -> bool:
+    try:
+        manager.connect()
+    except OSError:
+        return False
+    return True
 
 
 def test_it_lives_where_no_thread_is_to_be_had(

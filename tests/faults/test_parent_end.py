@@ -308,6 +308,29 @@ def is_of_pools(process: psutil.Process) -> bool:
     return os.getpgid(process.pid) == process.pid
 
 
+@pytest.mark.parametrize("end", ["SIGKILL", "exec"])
+def test_parent_that_ends_after_its_manager_was_replaced(run: Run, gates: Gates, end: str) -> None:
+    words, code = ENDS[end]
+    text = f"""
+pool = guarded(mpsteal.Pool(2, context=context))
+results = [pool.apply_async(tasks.arrive_and_compute, gates[:1]) for _ in range(2)]
+first = pool._engine.guard.pid
+os.kill(first, signal.SIGKILL)
+waiting.wait_until(lambda: pool._engine.guard.pid not in (0, first), "a new Manager")
+gates[1].wait()
+{words}
+"""
+    started, ready = gates("started"), gates("ready")
+    with run(text, started, ready) as parent:
+        started.wait_arrived(2)
+        ready.wait_arrived()
+        parent.meet_family()
+        ready.open()
+        wait_ended(parent, code)
+        parent.check_nothing_left()
+        parent.kill()
+
+
 def test_parent_becomes_another_program_before_the_manager_came(run: Run, gates: Gates) -> None:
     """Idle agents look for themselves for a while."""
     words, code = ENDS["exec"]

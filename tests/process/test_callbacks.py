@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -19,21 +20,40 @@ Open = Callable[..., mpsteal.Pool]
 ALARM_S = 30.0
 
 
-def test_callback_that_raises_is_logged_once(open_pool: Open, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", ["apply", "map", "starmap"])
+@pytest.mark.parametrize("which", ["callback", "error_callback"])
+def test_callback_that_raises_is_logged_once(
+    open_pool: Open, caplog: pytest.LogCaptureFixture, kind: str, which: str
+) -> None:
     def complain(_: Any) -> NoReturn:
         raise RuntimeError("the callback is broken")
 
     pool = open_pool(1)
     after: list[int] = []
-    bad = pool.apply_async(tasks.double, (1,), callback=complain)
+    work: Any = tasks.identity if which == "callback" else tasks.raise_this
+    argument: Any = 1 if which == "callback" else ValueError
+    options = {which: complain}
+    bad: Any
+    if kind == "apply":
+        bad = pool.apply_async(work, (argument,), **options)
+    elif kind == "map":
+        bad = pool.map_async(work, [argument], **options)
+    else:
+        bad = pool.starmap_async(work, [(argument,)], **options)
     good = pool.apply_async(tasks.double, (2,), callback=after.append)
-    assert bad.get() == 2
+    if which == "callback":
+        assert bad.get() in (1, [1])
+    else:
+        with pytest.raises(ValueError):
+            bad.get()
     assert good.get() == 4
     assert after == [4]
     told = [r for r in caplog.records if r.name == "mpsteal"]
     assert len(told) == 1
     assert told[0].exc_info is not None
     assert "the callback is broken" in str(told[0].exc_info[1])
+    trace = "".join(traceback.format_exception(*told[0].exc_info))
+    assert "in complain" in trace
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
@@ -53,7 +73,8 @@ def test_callback_that_exits_ends_nothing(
     assert len([r for r in caplog.records if r.name == "mpsteal"]) == 2
 
 
-def test_callback_that_blocks_holds_up_only_callbacks(open_pool: Open) -> None:
+@pytest.mark.parametrize("which", ["callback", "error_callback"])
+def test_callback_that_blocks_holds_up_only_callbacks(open_pool: Open, which: str) -> None:
     pool = open_pool(2)
     entered, leave = threading.Event(), threading.Event()
     order: list[str] = []
@@ -63,7 +84,10 @@ def test_callback_that_blocks_holds_up_only_callbacks(open_pool: Open) -> None:
         assert leave.wait(ALARM_S)
         order.append("first")
 
-    first = pool.apply_async(tasks.double, (1,), callback=block)
+    if which == "callback":
+        first = pool.apply_async(tasks.double, (1,), callback=block)
+    else:
+        first = pool.apply_async(tasks.raise_this, (ValueError,), error_callback=block)
     assert entered.wait(ALARM_S)
     second = pool.apply_async(tasks.double, (2,), callback=lambda _: order.append("second"))
     # The loop is free: tasks without callbacks, deaths and new agents are dealt with.
@@ -73,7 +97,8 @@ def test_callback_that_blocks_holds_up_only_callbacks(open_pool: Open) -> None:
     assert not first.ready()
     assert not second.ready()
     leave.set()
-    assert first.get() == 2
+    first.wait()
+    assert first.successful() == (which == "callback")
     assert second.get() == 4
     assert order == ["first", "second"]
 
@@ -93,6 +118,23 @@ def test_callback_submits_again(open_pool: Open) -> None:
     pool.apply_async(tasks.double, (1,), callback=again)
     assert done.wait(ALARM_S)
     assert seen == [1 << i for i in range(1, 11)]
+
+
+def test_error_callback_submits_again(open_pool: Open) -> None:
+    pool = open_pool(2)
+    done = threading.Event()
+    seen: list[BaseException] = []
+
+    def again(error: BaseException) -> None:
+        seen.append(error)
+        if len(seen) < 10:
+            pool.apply_async(tasks.raise_this, (ValueError,), error_callback=again)
+        else:
+            done.set()
+
+    pool.apply_async(tasks.raise_this, (ValueError,), error_callback=again)
+    assert done.wait(ALARM_S)
+    assert [type(error) for error in seen] == [ValueError] * 10
 
 
 def test_callback_waits_for_another_task(open_pool: Open) -> None:

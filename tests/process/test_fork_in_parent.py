@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -48,9 +50,20 @@ def run_collector() -> None:
     gc.collect()
 
 
-@pytest.mark.parametrize("end", [lambda: os._exit(0), leave_normally], ids=["_exit", "normal"])
+def leave_by(number: signal.Signals) -> Callable[[], None]:
+    return lambda: (faulthandler.disable(), os.kill(os.getpid(), number))[1]
+
+
+ENDS = {
+    "_exit": lambda: os._exit(0),
+    "normal": leave_normally,
+    **{number.name: leave_by(number) for number in (signal.SIGTERM, signal.SIGSEGV, signal.SIGKILL)},
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("inside", [lambda: None, run_collector], ids=["", "gc"])
-def test_child_comes_and_goes(open_pool: Open, gates: Gates, inside: Callable[[], Any], end: Callable[[], Any]) -> None:
+def test_child_comes_and_goes(open_pool: Open, gates: Gates, inside: Callable[[], Any], end: str) -> None:
     pool = open_pool(2)
     wait_idle(pool)
     before = agent_pids(pool)
@@ -58,8 +71,8 @@ def test_child_comes_and_goes(open_pool: Open, gates: Gates, inside: Callable[[]
     held = [pool.apply_async(pass_gate, (gate, i)) for i in range(2)]
     gate.wait_arrived(2)
     waiting = [pool.apply_async(tasks.double, (i,)) for i in range(100)]
-    for _ in range(5):
-        assert forked(inside, end) == 0
+    for _ in range(3):
+        assert forked(inside, ENDS[end]) == (-signal.Signals[end] if end.startswith("SIG") else 0)
     gate.open()
     assert [r.get() for r in held] == [0, 1]
     assert [r.get() for r in waiting] == list(range(0, 200, 2))
@@ -179,6 +192,51 @@ def test_fork_while_other_threads_use_pools(open_pool: Open) -> None:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_subprocess_with_preexec_while_threads_use_the_pool(open_pool: Open) -> None:
+    """`preexec_fn` runs Python code in the fork, and exec ends what it was a copy of."""
+    pool = open_pool(2)
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            assert pool.map(tasks.double, range(20)) == list(range(0, 40, 2))
+
+    threads = [threading.Thread(target=churn) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(5):
+            code = subprocess.run(["true"], preexec_fn=gc.collect, check=False).returncode
+            assert code == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    wait_idle(pool)
+    pool._engine.validate()
+
+
+@pytest.mark.parametrize("order", ["stock first", "stock later"])
+def test_stock_pool_beside_ours(order: str) -> None:
+    """Each forks workers that hold copies of everything the other has; each ends without the other."""
+    context = multiprocessing.get_context("fork")
+    made: list[Any] = [context.Pool, lambda count: mpsteal.Pool(count, context=context)]
+    if order == "stock later":
+        made.reverse()
+    one, two = (make(2) for make in made)
+    with two:
+        with one:
+            results = [pool.apply_async(tasks.double, (i,)) for i in range(100) for pool in (one, two)]
+            assert [r.get() for r in results] == [2 * i for i in range(100) for _ in "ab"]
+            ours = one if isinstance(one, mpsteal.Pool) else two
+            with pytest.raises(mpsteal.AgentDiedError):
+                ours.apply(tasks.die_at_once, (1,))
+            assert one.map(tasks.double, range(10)) == two.map(tasks.double, range(10)) == list(range(0, 20, 2))
+        one.join()
+        assert two.map(tasks.double, range(10)) == list(range(0, 20, 2))
+    two.join()
 
 
 def test_task_of_a_forked_agent_cannot_use_the_pool(open_pool: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -925,7 +925,7 @@ class TestFork:
         assert forked(use_it) == 0
         assert scheduler.submit_task(Task("t", fn=tasks.double, args=(1,))).result(ALARM_S) == 2
 
-    @pytest.mark.parametrize("way", ["nothing", "stop", "drop", "with", "exit"])
+    @pytest.mark.parametrize("way", ["nothing", "stop", "drop", "with", "exit", "SIGKILL", "SIGTERM"])
     def test_child_that_comes_and_goes_ends_nothing(self, open_scheduler: Open, gates: Gates, way: str) -> None:
         schedulers = [open_scheduler(*agents(2))]
         wait_ready(schedulers[0])
@@ -947,9 +947,13 @@ class TestFork:
                 gc.collect()
             elif way == "exit":
                 multiprocessing.util._exit_function()  # type: ignore[attr-defined]
+            elif way.startswith("SIG"):
+                gc.collect()
+                os.kill(os.getpid(), signal.Signals[way])
 
+        expected = -signal.Signals[way] if way.startswith("SIG") else 0
         for _ in range(3):
-            assert forked(inside) == 0
+            assert forked(inside) == expected
         gate.open()
         assert [task.result(ALARM_S) for task in held] and [task.result(ALARM_S) for task in waits] == list(
             range(0, 100, 2)

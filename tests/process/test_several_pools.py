@@ -51,6 +51,23 @@ def test_pool_inside_a_task(open_pool: Open, outer: str, inner: str) -> None:
     assert [r.get() for r in results] == [90, 380, 870]
 
 
+def test_pools_in_tasks_of_pools_in_tasks(open_pool: Open) -> None:
+    """Three deep: 2 + 4 + 8 agents."""
+    pool = open_pool(2)
+    assert pool.map(tasks.nested_at_depth, [2, 2], 1) == [7, 7]
+    wait_idle(pool)
+    pool._engine.validate()
+
+
+def test_task_that_starts_processes(open_pool: Open, start_method: str) -> None:
+    """A Process, a stock Pool, a subprocess: agents are no daemons."""
+    pool = open_pool(2, start_method)
+    results = [pool.apply_async(tasks.run_processes, (2,)) for _ in range(2)]
+    assert [r.get() for r in results] == [[0] * 4] * 2
+    wait_idle(pool)
+    pool._engine.validate()
+
+
 def test_agent_killed_with_a_pool_inside(open_pool: Open, gates: Gates) -> None:
     """The inner pool goes with the task that made it; the leak check sees every process."""
     pool = open_pool(1, "fork")
