@@ -308,6 +308,24 @@ def is_of_pools(process: psutil.Process) -> bool:
     return os.getpgid(process.pid) == process.pid
 
 
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_pools_in_tasks_go_with_the_parent(run: Run, gates: Gates) -> None:
+    """Level after level, all within the promise: each watches the one that made it."""
+    text = """
+pool = guarded(mpsteal.Pool(1, context=context))
+result = pool.apply_async(tasks.nested_and_wait, gates[:1])
+gates[1].wait()
+"""
+    inside, ready = gates("inside"), gates("ready")
+    with run(text, inside, ready) as parent:
+        inside.wait_arrived()
+        ready.wait_arrived()
+        assert len(parent.meet_family()) >= 5
+        os.kill(parent.process.pid, signal.SIGKILL)
+        parent.wait(20)
+        parent.check_nothing_left()
+
+
 @pytest.mark.parametrize("end", ["SIGKILL", "exec"])
 def test_parent_that_ends_after_its_manager_was_replaced(run: Run, gates: Gates, end: str) -> None:
     words, code = ENDS[end]
