@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import popen_fork
+from multiprocessing import forkserver, popen_fork
 from typing import Any
 
 from .._agent import loop as _preloaded  # noqa: F401  once here, or every forked agent imports it by itself (3 ms)
@@ -197,14 +197,18 @@ def start_process(make: Callable[..., Any], spec: AgentSpec, name: str) -> Agent
 
 def _close_pipes_of_failed_fork(error: OSError) -> None:
     """Where the system refuses a fork, `multiprocessing` leaves the two pipes open that it made for it (CPython 3.10 to
-    3.13): four descriptors for every try, of which there may be sixty.
+    3.13), and where it refuses the second pipe, the first: up to four descriptors for every try, of which there may be
+    sixty.
     """
     launch: Any = popen_fork.Popen._launch  # type: ignore[attr-defined]  # not in typeshed
+    connect = forkserver.ForkServer.connect_to_new_process
     trace = error.__traceback__
     while trace is not None:
-        frame = trace.tb_frame
-        if frame.f_code is launch.__code__ and not hasattr(frame.f_locals["self"], "pid"):
+        code = trace.tb_frame.f_code
+        if code in (launch.__code__, connect.__code__):  # no other: a look at our own frame's names makes a cycle
+            names = trace.tb_frame.f_locals
+            is_left = "parent_w" not in names if code is connect.__code__ else not hasattr(names["self"], "pid")
             for name in ("parent_r", "child_w", "child_r", "parent_w"):
-                if name in frame.f_locals:
-                    os.close(frame.f_locals[name])
+                if is_left and name in names:
+                    os.close(names[name])
         trace = trace.tb_next

@@ -246,6 +246,32 @@ def test_fork_that_fails_is_tried_again_and_keeps_no_descriptor(
     assert psutil.Process().num_fds() == before
 
 
+def test_pipe_that_fails_is_tried_again_and_keeps_no_descriptor(
+    open_pool: Open, monkeypatch: pytest.MonkeyPatch, start_method: str
+) -> None:
+    """The second of the two that a process is started with; `multiprocessing` forgets the first then."""
+    pool = open_pool(1, start_method)
+    wait_idle(pool)
+    wait_until(lambda: pool._engine.guard.pid, "the Manager started")
+    (victim,) = agent_pids(pool)
+    before, calls = psutil.Process().num_fds(), []
+    pipe = os.pipe
+
+    def refuse_every_second() -> tuple[int, int]:
+        calls.append(1)
+        if len(calls) % 2 == 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return pipe()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pipe", refuse_every_second)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(calls) == 6, "tried three times")
+    assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
+    wait_idle(pool)
+    assert psutil.Process().num_fds() == before
+
+
 def test_fork_server_that_is_killed(open_pool: Open) -> None:
     """Its agents go on; who dies then is seen and replaced, by a new server."""
     pool = open_pool(2, "forkserver")
