@@ -10,12 +10,24 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from .events import facts
 
 logger = logging.getLogger("mpsteal")
+
+
+def join(thread: threading.Thread, is_over: Callable[[], bool]) -> None:
+    """Wait for a thread that says itself when it has nothing left to do.
+
+    Once a signal handler has raised in `Thread.join`, that takes the thread for ended, and returns at once ever after
+    (CPython 3.10 to 3.12, by what bpo-45274 brought).
+    """
+    thread.join()
+    while not is_over():
+        time.sleep(0.005)
 
 
 class CallbackThread:
@@ -28,6 +40,7 @@ class CallbackThread:
         )
         self._thread: threading.Thread | None = None
         self._finished = False
+        self._is_over = False
 
     def put(self, callback: Callable[[Any], Any], value: Any, then: Callable[[], None]) -> None:
         """Queue one callback. From another thread than the engine's (a submit that came too late) it runs at once."""
@@ -53,12 +66,12 @@ class CallbackThread:
         self._queue.put((callback, value, then))
 
     def _run(self) -> None:
-        while True:
-            item = self._queue.get()
-            if item is None:
-                return
-            _run_one(*item)
-            del item
+        try:
+            while (item := self._queue.get()) is not None:
+                _run_one(*item)
+                del item
+        finally:
+            self._is_over = True
 
     def finish(self) -> None:
         """No more callbacks will come from the engine."""
@@ -69,7 +82,7 @@ class CallbackThread:
     def join(self) -> None:
         """Wait until all have run, unless called from one of them."""
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            join(self._thread, lambda: self._is_over)
 
 
 def _run_one(callback: Callable[[Any], Any], value: Any, then: Callable[[], None]) -> None:

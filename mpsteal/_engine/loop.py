@@ -34,7 +34,7 @@ from .._queue.deque import Deques
 from .._queue.locks import Locks, lock_files
 from .._queue.manager import all_status
 from ..errors import PoolTerminatedError, SegmentFullError, TaskCancelledError
-from .callbacks import CallbackThread
+from .callbacks import CallbackThread, join
 from .collect import Collector
 from .collect_tasks import TaskCollector
 from .crew import Crew
@@ -374,7 +374,7 @@ class Engine:
         """Wait for the end of the loop and of all callbacks, unless called from either."""
         if threading.current_thread() is self.thread:
             return
-        self.thread.join()
+        join(self.thread, lambda: self._is_over)
         self.callbacks.join()
 
     def stop_at_exit(self) -> None:
@@ -385,7 +385,7 @@ class Engine:
         while os.getpid() == self.owner_pid:
             try:
                 self.terminate()
-                return self.thread.join()
+                return join(self.thread, lambda: self._is_over)
             except KeyboardInterrupt:
                 if time.monotonic() > patient_until:
                     return
@@ -424,7 +424,10 @@ class Engine:
             self.broken = error
             self.crew.kill_all()
         finally:
-            self._end()
+            try:
+                self._end()
+            finally:
+                self._is_over = True
 
     _silence = LOOK_FIRST_S
     _look_due = 0.0
@@ -461,6 +464,7 @@ class Engine:
             pass  # the segment is gone
 
     _ring_ns = RING_FIRST_NS
+    _is_over = False
     _stuck = False
     _poked = False
     _limits_lifted = False

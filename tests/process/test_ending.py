@@ -182,6 +182,36 @@ def test_handler_that_raises_before_the_ring(open_pool: Open) -> None:
     assert pool.apply(tasks.double, (4,)) == 8
 
 
+@pytest.mark.parametrize("what", ["terminate", "join"])
+def test_wait_that_was_interrupted_is_one_when_it_is_begun_again(open_pool: Open, gates: Gates, what: str) -> None:
+    """`Thread.join` is not: once a handler has raised in it, it returns at once for ever (CPython 3.10 to 3.12)."""
+    pool = open_pool(1)
+    gate, told = gates("running"), gates("told")
+    pool.apply_async(tasks.arrive_and_tell_of_sigterm, (gate, told))
+    gate.wait_arrived()
+    (pid,) = agent_pids(pool)
+
+    def interrupt(*_: object) -> None:
+        raise InterruptedError
+
+    def interrupt_soon() -> None:
+        told.wait_arrived()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    helper = threading.Thread(target=interrupt_soon)
+    helper.start()
+    try:
+        with pytest.raises(InterruptedError):
+            pool.terminate()
+    finally:
+        helper.join()
+        signal.signal(signal.SIGUSR1, before)
+    getattr(pool, what)()
+    assert is_gone(pid)
+    assert not pool._engine.guard.folder or not os.path.exists(pool._engine.guard.folder)
+
+
 # -- forgotten --------------------------------------------------------------------------------
 
 
@@ -326,12 +356,15 @@ def test_many_pools_leave_nothing(start_method: str) -> None:
     assert belongings() == before
 
 
-def test_few_descriptors() -> None:
+def test_few_descriptors(start_method: str) -> None:
     """64 descriptors are enough for two agents."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
     try:
-        with mpsteal.Pool(2) as pool:
+        with mpsteal.Pool(2, context=multiprocessing.get_context(start_method)) as pool:
+            assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
+            with pytest.raises(mpsteal.AgentDiedError):
+                pool.apply(tasks.die_at_once, (1,))
             assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
