@@ -271,13 +271,14 @@ def test_parent_that_ends_without_a_word(run: Run, gates: Gates, end: str, has_c
     started, ready, child = gates("started"), gates("ready"), gates("child")
     words, code = ENDS[end]
     text = f"""
-import ctypes
+import ctypes, warnings
 idle, busy = [mpsteal.Pool(n, context=context) for n in (2, 3)]
 idle.map(tasks.double, range(10))
 works = tasks.arrive_and_sleep, tasks.arrive_and_compute, tasks.arrive_and_ignore_sigterm
 results = [busy.apply_async(work, gates[:1]) for work in works]
 for pool in idle, busy:
     guarded(pool)
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, from Python 3.12 on
 if {has_child} and not os.fork():
     gates[2].wait()
     os._exit(0)
