@@ -62,7 +62,7 @@ class ParentLife:
         _lockf(self._fd, _NB, 1, self._at)
 
     def is_over(self) -> bool:
-        """Whether the process that held it is dead or runs another program (1 us). Never true by mistake: it may be
+        """Whether the process that held it is dead or runs another program (3 us). Never true by mistake: it may be
         asked once the agents are started, and they are gone before the pool closes its files.
         """
         try:

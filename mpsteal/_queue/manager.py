@@ -36,7 +36,7 @@ from .locks import ParentLife
 LOOK_EVERY_S = 0.5
 """How often the guard asks whether the parent has become another program (`os.execv`), which its pidfd does not tell
 (nor does end-of-file on the control pipe, while a forked child of the parent holds a copy). Shorter costs wake-ups,
-one of 20 us each; longer leaves the agents alone with their tasks for that long."""
+0.1 ms of CPU each; longer leaves the agents alone with their tasks for that long."""
 
 SERVE_AFTER_S = 0.2
 """How long the guard waits before it serves: sooner, short pools pay for imports and a socket they never use."""
