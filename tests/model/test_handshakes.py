@@ -84,6 +84,7 @@ class ModelDispatcher(Dispatcher):
         self.words, self.locks, self.deques = scene.world.words, scene.locks, scene.deques
         self.segment: Any = SimpleNamespace(layout=scene.layout)
         self.backlog = deque()
+        self.frozen = {}
 
     def ring(self, agent: int) -> None:
         self.world.ring(agent)
