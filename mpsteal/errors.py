@@ -24,15 +24,19 @@ class AgentDiedError(MpstealError):
         exitcode: as in `multiprocessing.Process.exitcode`; negative is a signal number.
         task: what it ran, in words.
         agents_lost: how many agents have died while they ran this task; more than 1 only where it had `retries`.
+        why: where the pool ended the agent itself, why; else None.
     """
 
     def __init__(self, agent: int | str, pid: int, exitcode: int | None, task: str, agents_lost: int = 1) -> None:
         super().__init__(agent, pid, exitcode, task)
         self.agent, self.pid, self.exitcode, self.task = agent, pid, exitcode, task
         self.agents_lost = agents_lost
+        self.why: str | None = None
 
     def __str__(self) -> str:
-        if self.exitcode is None:
+        if self.why is not None:
+            how = "was ended"
+        elif self.exitcode is None:
             how = "vanished"
         elif self.exitcode < 0:
             import signal
@@ -44,7 +48,8 @@ class AgentDiedError(MpstealError):
         else:
             how = f"exited with code {self.exitcode}"
         cost = f"; this task has cost {self.agents_lost} agents and is not run again" if self.agents_lost > 1 else ""
-        return f"agent {self.agent!r} (pid {self.pid}) {how} while it ran {self.task}{cost}"
+        why = "" if self.why is None else f", since {self.why}"
+        return f"agent {self.agent!r} (pid {self.pid}) {how} while it ran {self.task}{why}{cost}"
 
 
 class AgentStartError(MpstealError):

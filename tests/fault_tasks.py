@@ -672,3 +672,15 @@ def note_and_die_by(path: str, number: int) -> None:
     faulthandler.disable()
     os.kill(os.getpid(), number)
     time.sleep(600)
+
+
+def leave_a_thread() -> int:
+    """One that never ends, and is no daemon."""
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    return os.getpid()
+
+
+def leave_a_process() -> int:
+    """The same as a process that `multiprocessing` waits for."""
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,)).start()
+    return os.getpid()

@@ -135,6 +135,7 @@ class Agent:
                 sys.stderr.flush()
             os._exit(EXIT_BROKEN)
         words[base + L.STATE] = L.LEAVING
+        self.ring_parent()  # its slot is free, whatever Python's exit may wait for
 
     def serve(self) -> None:
         """Take and run chunks until the pool stops or `max_tasks` is reached."""
@@ -168,7 +169,7 @@ class Agent:
                 if chunk != ASK:
                     if not self.find_work():
                         return
-                elif words[L.STOP] or words[leave] == 2:
+                elif words[L.STOP] or words[leave] == L.LEAVE_NOW:
                     return  # what is held will not come any more, or not to this one
                 elif not self.ask():
                     chunk = take(True)
@@ -227,7 +228,7 @@ class Agent:
                     self.check_parent()
                     unreported = False
                     rung = finished
-                if words[leave] == 2:  # the parent has a successor ready, who takes the queue over
+                if words[leave] == L.LEAVE_NOW:  # the parent has a successor ready, who takes the queue over
                     words[done_at], words[busy_at] = done, busy
                     ring()
                     return
@@ -339,7 +340,7 @@ class Agent:
                 return False
             if words[leave]:
                 # What nobody else could take is finished first, unless there is a successor.
-                return words[leave] != 2 and self.deques.has_work(self.slot)
+                return words[leave] != L.LEAVE_NOW and self.deques.has_work(self.slot)
             if words[held]:
                 self.ask()
             found = self.steal_round()

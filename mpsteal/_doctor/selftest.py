@@ -308,6 +308,20 @@ def _kill_and_count(path: str, seconds: float, chance: random.Random) -> str:
     )
 
 
+def _kill_own(pid: int) -> bool:
+    """SIGKILL to a descendant; False: it is gone, and its number may be a stranger's by now."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE or os.getpid() not in [p.pid for p in process.parents()]:
+            return False
+        process.kill()  # not if the number has been given away since we looked
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
 class _Killer(threading.Thread):
     """Kills one agent after the other; `killed` says how many."""
 
@@ -320,8 +334,7 @@ class _Killer(threading.Thread):
         """Until `stop`."""
         while True:
             pids = [agent.pid for agent in self._pool.stats().agents if agent.pid]
-            with contextlib.suppress(IndexError, ProcessLookupError):  # there is none just now
-                os.kill(self._chance.choice(pids), signal.SIGKILL)
+            if pids and _kill_own(self._chance.choice(pids)):
                 self.killed += 1
             if self._over.wait(self._chance.uniform(*KILL_EVERY_S)):
                 return

@@ -39,6 +39,11 @@ logger = logging.getLogger("mpsteal")
 TERM_GRACE_S = 0.2
 """Between SIGTERM and SIGKILL at terminate: long enough for a Python-level handler, short enough for `with` blocks."""
 
+LEAVE_GRACE_S = 30.0
+"""After `close`, or a scheduler's `stop`, an agent that has left may wait for so long for threads and processes that
+its tasks have left behind, as any Python process does; then it is killed with them, since whoever joins the pool would
+wait as well (the stock pool does, for ever). Chosen by hand: shorter cuts off what may just be ending."""
+
 KILL_EVERY_S = 1.0
 """Next SIGKILL for those that are still there then: one that was starting may not have had its group yet."""
 
@@ -93,6 +98,11 @@ class Crew:
         self.processes: list[Any] = []
         """Their process objects, in the order of their slots: what the stock pool calls `_pool`."""
         self._dead: dict[int, AgentProcess] = {}
+        self._lingering: dict[int, AgentProcess] = {}
+        """Those that have left their slots and whose processes are still there, by pid."""
+        self._leave_by: float | None = None
+        self._is_recycled: dict[int, bool] = {}
+        """Slots to be filled again: whether the one before left by rule, or died."""
         self._respawn_at: dict[int, tuple[float, int]] = {}
         self._kill_at: float | None = None
         self._hello_missing = False
@@ -103,8 +113,8 @@ class Crew:
 
     @property
     def family(self) -> list[Any]:
-        """All process objects, spares included."""
-        return self.processes + self.spares.processes
+        """All process objects, those of spares and of agents that have left included."""
+        return self.processes + self.spares.processes + [agent.process for agent in list(self._lingering.values())]
 
     # -- starting -------------------------------------------------------------------------------------------------
 
@@ -144,7 +154,7 @@ class Crew:
         return slot not in self.alive and slot not in self._dead
 
     def _watch(self, agent: AgentProcess) -> None:
-        if self._selector is not None:
+        if self._selector is not None and agent.watch_fd < 0:  # one that was a spare is watched already
             self._selector.register(agent.open_watch(), selectors.EVENT_READ, ("death", agent.slot))
 
     def abandon(self) -> None:
@@ -180,7 +190,7 @@ class Crew:
     @property
     def is_gone(self) -> bool:
         """Whether every agent is dead and settled."""
-        return not (self.alive or self._dead)
+        return not (self.alive or self._dead or self._lingering)
 
     @property
     def is_settled(self) -> bool:
@@ -190,7 +200,8 @@ class Crew:
     @property
     def needs_care(self) -> bool:
         """Whether `care` has, or may soon have, something to do."""
-        return bool(self._dead or self._respawn_at or self._hello_missing) or self._kill_at is not None
+        is_ending = self._kill_at is not None or self._leave_by is not None
+        return is_ending or bool(self._dead or self._respawn_at or self._hello_missing)
 
     def due(self, now: float) -> list[float]:
         """Points in time (monotonic clock, s) at which `care` has something to do."""
@@ -199,6 +210,8 @@ class Crew:
         times = [at for at, _ in self._respawn_at.values()]
         if self._kill_at is not None:
             times.append(self._kill_at)
+        elif self._leave_by is not None:
+            times.append(self._leave_by)
         elif self._hello_missing and self._is_starting():
             times.append(self._hello_due)
         return times
@@ -219,6 +232,47 @@ class Crew:
         agent.close_watch()
         self._dead[slot] = agent
 
+    def see_leavers(self) -> None:
+        """Settle agents that have left their loop, as `care` does with the dead, though their processes are there.
+
+        What is left of them is Python's own exit, which waits for threads and children that tasks have left behind,
+        perhaps for ever. They touch no shared word any more, so their slots are free.
+        """
+        for slot, agent in list(self.alive.items()):
+            if self._words[self._layout.agent(slot) + L.STATE] == L.LEAVING and self._selector is not None:
+                pid = agent.process.pid
+                self._dead[slot] = self._lingering[pid] = self.alive.pop(slot)
+                self._selector.modify(agent.watch_fd, selectors.EVENT_READ, ("linger", pid))
+
+    def lingered(self, pid: int) -> None:
+        """The selector has reported the end of one that had left its slot before."""
+        agent = self._lingering.pop(pid)
+        if self._kill_at is not None:
+            agent.kill_group()  # SIGTERM ended it alone
+        if self._selector is not None:
+            self._selector.unregister(agent.watch_fd)
+        agent.close_watch()
+        agent.process.join()
+        agent.release()
+
+    def expect_end(self) -> None:
+        """All agents have been told to leave, and have nothing to do."""
+        if self._leave_by is None:
+            self._leave_by = time.monotonic() + LEAVE_GRACE_S
+
+    def _end_leavers(self, now: float) -> None:
+        """Those that have left and do not end have had their time."""
+        states = {slot: self._words[self._layout.agent(slot) + L.STATE] for slot in self.alive}
+        for agent in (*(a for s, a in self.alive.items() if states[s] == L.LEAVING), *self._lingering.values()):
+            logger.warning(
+                "mpsteal: agent %d (pid %d) has left and waits for threads or processes that tasks left behind; ended",
+                agent.slot,
+                agent.process.pid,
+                extra=facts("agent_ended", agent=agent.slot, agent_pid=agent.process.pid),
+            )
+            agent.kill_group()
+        self._leave_by = now + KILL_EVERY_S
+
     def care(self, now: float, *, replacing: bool) -> BaseException | None:
         """Settle deaths, replace agents if wanted, kill those that are silent or would not go.
 
@@ -238,8 +292,10 @@ class Crew:
             if now >= at:
                 del self._respawn_at[slot]
                 failed = failed or self._respawn(slot, tries)
+        if self._leave_by is not None and now >= self._leave_by:
+            self._end_leavers(now)
         if self._kill_at is not None and now >= self._kill_at:
-            for agent in self.alive.values():
+            for agent in (*self.alive.values(), *self._lingering.values()):
                 agent.kill_group()
             self._kill_at = now + KILL_EVERY_S
         return failed
@@ -255,13 +311,15 @@ class Crew:
         self._dispatcher.ring_parked(self._deques.queued(slot))
         base, words = self._layout.agent(slot), self._words
         state = words[base + L.STATE]
-        if state != L.LEAVING:
-            agent.kill_group()
         # Once it is joined its number may be a stranger's, and users may signal what they find in this list.
         self.processes = [process for process in self.processes if process is not agent.process]
-        agent.process.join()
-        agent.exitcode = agent.process.exitcode
-        agent.release()
+        if agent.process.pid not in self._lingering:
+            if state != L.LEAVING or self._kill_at is not None:
+                agent.kill_group()
+            agent.process.join()
+            agent.exitcode = agent.process.exitcode
+            agent.release()
+        self._dispatcher.frozen.pop(slot, None)
         words[base + L.PID], words[base + L.STATE], words[base + L.PARKED] = 0, L.VACANT, 0
         self.spares.clear_words(slot)  # it may have died as a spare whose turn had come
         self._collector.collect(slot)
@@ -271,6 +329,7 @@ class Crew:
             agent.lost_task = self._dispatcher.id_of(claim)
             task = self._dispatcher.describe(claim)
             died = AgentDiedError(slot, agent.process.pid, agent.exitcode, task)
+            died.why = self._dispatcher.why_ended.get(slot)
             error = self._dispatcher.lost(slot, claim, died)
             if error is not None:
                 self._collector.finish(claim, False, error)
@@ -284,21 +343,22 @@ class Crew:
 
     def _replace(self, agent: AgentProcess, state: int, *, ran: bool) -> BaseException | None:
         """A new agent in the slot of a dead one, unless too many have died before they could take a task."""
-        slot, counts = agent.slot, self._dispatcher.counts
-        if state == L.LEAVING:
-            counts.agents_recycled += 1
-        else:
-            counts.agents_replaced += 1
+        slot, has_left = agent.slot, state == L.LEAVING
+        self._is_recycled[slot] = has_left
+        if has_left:
             name, pid = self._dispatcher.agent_id(slot), agent.process.pid
-            event = "agent_ended" if slot in self._dispatcher.why_ended else "agent_died"
-            logger.warning(
-                "mpsteal: %s; replaced",
-                self._dispatcher.obituary(slot, pid, agent.exitcode),
-                extra=facts(event, agent=name, agent_pid=pid, task=agent.lost_task, exitcode=agent.exitcode),
+            logger.info(
+                "mpsteal: agent %r (pid %d) has left, since %s; replaced",
+                name,
+                pid,
+                agent.why_recycled or "it has run as many tasks as it may",
+                extra=facts("agent_recycled", agent=name, agent_pid=pid),
             )
-        if state == L.LEAVING or ran:
+        if has_left or ran:
             self._failures_in_row = 0
             self._barren.pop(slot, None)
+            if not has_left:
+                self._tell_death(agent, "replaced")
             return self._respawn(slot, 0)
         others_work = any(self._words[self._layout.agent(other) + L.STATE] == L.READY for other in self.alive)
         if state == L.READY or others_work:
@@ -308,6 +368,7 @@ class Crew:
             was_killed = agent.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
             allowed = START_KILLS_ALLOWED if was_killed else START_FAILURES_ALLOWED
             if self._failures_in_row >= allowed * len(self._slots):
+                self._tell_death(agent, "given up")
                 return AgentStartError(
                     f"{self._failures_in_row} agents in a row died before they could take a task (the last one "
                     f"with exit code {agent.exitcode}); look at their output above, often the main module cannot be "
@@ -316,10 +377,24 @@ class Crew:
         now = time.monotonic()
         barren = self._barren[slot] = self._barren.get(slot, 0) + 1 if now - agent.started < BARREN_S else 1
         if barren == 1:
+            self._tell_death(agent, "replaced")
             return self._respawn(slot, 0)
         longest = BARREN_PAUSE_LAST_S if others_work else 1.0
-        self._respawn_at[slot] = now + min(longest, RESPAWN_PAUSE_S * 2 ** min(barren - 2, 20)), 0
+        pause = min(longest, RESPAWN_PAUSE_S * 2 ** min(barren - 2, 20))
+        self._tell_death(agent, f"a new one is tried in {pause:.2g} s")
+        self._respawn_at[slot] = now + pause, 0
         return None
+
+    def _tell_death(self, agent: AgentProcess, what_now: str) -> None:
+        dispatcher, slot, pid = self._dispatcher, agent.slot, agent.process.pid
+        event = "agent_ended" if slot in dispatcher.why_ended else "agent_died"
+        name = dispatcher.agent_id(slot)
+        logger.warning(
+            "mpsteal: %s; %s",
+            dispatcher.obituary(slot, pid, agent.exitcode),
+            what_now,
+            extra=facts(event, agent=name, agent_pid=pid, task=agent.lost_task, exitcode=agent.exitcode),
+        )
 
     def _respawn(self, slot: int, tries: int) -> BaseException | None:
         try:
@@ -331,6 +406,10 @@ class Crew:
             self._respawn_at[slot] = (time.monotonic() + pause, tries + 1)
         else:
             self._watch(self.alive[slot])
+            if self._is_recycled.pop(slot, False):
+                self._dispatcher.counts.agents_recycled += 1
+            else:
+                self._dispatcher.counts.agents_replaced += 1
         return None
 
     # -- the end --------------------------------------------------------------------------------------------------
@@ -342,6 +421,8 @@ class Crew:
         """
         if self._kill_at is not None:
             return
+        for agent in self._lingering.values():
+            agent.terminate()
         for slot, agent in self.alive.items():
             if not (only_busy and self._words[self._layout.agent(slot) + L.PARKED]):
                 agent.terminate()
@@ -351,7 +432,7 @@ class Crew:
     def kill_all(self) -> None:
         """The engine itself has failed: leave nobody."""
         self.spares.drop_all()
-        for agent in [*self.alive.values(), *self._dead.values()]:
+        for agent in {id(a): a for d in (self.alive, self._dead, self._lingering) for a in d.values()}.values():
             agent.kill_group()
             agent.close_watch()
             try:

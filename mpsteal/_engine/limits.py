@@ -29,11 +29,6 @@ NEVER = float("inf")
 RETRY_S = 0.001
 """Next try when the agent's lock was busy."""
 
-FROZEN_S = 1.0
-"""When its lock has been busy for so long, somebody was stopped inside a section that takes microseconds: the agent is
-stopped, looked at and ended without the lock. Shorter does so on a crowded machine, too, which is right but slow;
-longer lets the task run on."""
-
 
 class Limits:
     """Who has to be ended."""
@@ -45,24 +40,28 @@ class Limits:
         self.ending: dict[int, int] = {}
         """The chunk for which an agent was ended, by slot, until its death is settled."""
         self._seen_start: dict[int, tuple[int, int]] = {}
-        self._refused_since: dict[int, float] = {}
         self._look_at = 0.0
+        self._is_asked = False
 
     def look_soon(self) -> None:
-        """Something with a limit has come in."""
-        self._look_at = 0.0
+        """Something with a limit has come in. Any thread: `_look_at` would not do, which a look that is under way
+        overwrites."""
+        self._is_asked = True
 
     def turn(self, now: float) -> None:
         """Look at what is due."""
         if self.watched:
-            if now >= self._look_at:
+            if self._is_asked or now >= self._look_at:
+                self._is_asked = False  # before the look: who asks from here on is seen next time
                 self._check_starts(now)
         elif self._seen_start:
             self._seen_start.clear()
 
     def due(self) -> list[float]:
         """When to look again (monotonic clock, s)."""
-        return [self._look_at] if self.watched and self._dispatcher.inflight else []
+        if not self.watched or not self._dispatcher.inflight:
+            return []
+        return [0.0 if self._is_asked else self._look_at]
 
     def _check_starts(self, now: float) -> None:
         dispatcher = self._dispatcher
@@ -87,9 +86,7 @@ class Limits:
             due_ns = started + terms.timeout_ns
             if due_ns > now_ns:
                 look_at = min(look_at, now + (due_ns - now_ns) / 1e9)
-            elif self._end(slot, chunk) or self._end_frozen(slot, chunk, now):
-                self._refused_since.pop(slot, None)
-            else:
+            elif not self._end(slot, chunk):
                 look_at = min(look_at, now + RETRY_S)
         # Nobody tells when one of the others starts; when an agent dies, one of these may have to wait again.
         if running != len(self.watched) or look_at == NEVER:
@@ -121,24 +118,8 @@ class Limits:
         claim = dispatcher.words[dispatcher.segment.layout.agent(slot) + L.CLAIM]
         return claim == chunk and dispatcher.pages.sink_of(chunk) is not None
 
-    def _end_frozen(self, slot: int, chunk: int, now: float) -> bool:
-        """The same without its lock, when that has not come for long: it starts nothing while it is stopped."""
-        if now < self._refused_since.setdefault(slot, now) + FROZEN_S:
-            return False
-        agent = self._dispatcher.crew.alive[slot]
-        was_stopped = agent.is_stopped()
-        if not was_stopped and not agent.stop():
-            return False
-        if self._still_runs(slot, chunk):
-            self.ending[slot] = chunk
-            agent.kill_group()
-        elif not was_stopped:
-            agent.resume()
-        return True
-
     def death_settled(self, slot: int) -> bool:
         """The death of an agent is settled; whether it was ended for a limit."""
         self._seen_start.pop(slot, None)
-        self._refused_since.pop(slot, None)
         self._look_at = 0.0
         return self.ending.pop(slot, None) is not None

@@ -434,7 +434,7 @@ class Engine:
 
     def _timeout(self) -> float | None:
         """Seconds to sleep at most; None: until something happens."""
-        if self._poked or self.dispatcher.has_more or (self.pending and not self._stuck):
+        if self._poked or self.dispatcher.has_more or (self.pending and not self._has_no_page):
             return 0.0
         now = time.monotonic()
         due = [self._look_due] if self.dispatcher.inflight else []
@@ -465,7 +465,7 @@ class Engine:
 
     _ring_ns = RING_FIRST_NS
     _is_over = False
-    _stuck = False
+    _has_no_page = False
     _poked = False
     _limits_lifted = False
 
@@ -489,6 +489,8 @@ class Engine:
                 self.crew.died(slot)
             elif what == "guard":
                 self.guard.died()
+            elif what == "linger":
+                self.crew.lingered(slot)
             elif what == "spare":
                 self.crew.spares.died(slot)
             else:
@@ -506,6 +508,8 @@ class Engine:
             self._silence = LOOK_FIRST_S if found else min(LOOK_LAST_S, 2 * self._silence)
             self._look_due = now + self._silence
             self._pace()
+        if rung and self.state < STOPPING and (self.recycler.is_needed or self.crew.leaving):
+            self.crew.see_leavers()
         if self.crew.needs_care:
             failed = self.crew.care(now, replacing=self.state < STOPPING and self.broken is None)
             if failed is not None:
@@ -534,8 +538,8 @@ class Engine:
         if self.collector.waking and (self.pending or self.dispatcher.jobs):
             # Pickling runs user code, which may take its time, or wait for one whom this result lets go on.
             self.collector.wake()
-        self._stuck = not self.dispatcher.flush()
-        is_full = self._stuck and not self.dispatcher.pages.live  # before others free some
+        self._has_no_page = not self.dispatcher.flush()
+        is_full = self._has_no_page and not self.dispatcher.pages.live  # before others free some
         self.dispatcher.turn(now)
         self.vitals.turn(now)
         if self.recycler.is_needed and self.state <= CLOSING:
@@ -568,6 +572,7 @@ class Engine:
     def _stop_agents(self, state: int) -> None:
         self.state = max(self.state, state)
         self.crew.spares.drop_all()
+        self.crew.expect_end()
         self.words[L.STOP] = 2 if state == TERMINATING else 1
         for slot in self.slots:
             self.dispatcher.ring(slot)

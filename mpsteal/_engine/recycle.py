@@ -30,7 +30,9 @@ AHEAD_SHARE = 8
 """The spare is started when the 1 / so many of an agent's tasks are left: fewer has it wait for long, and take memory;
 more has it come late where tasks are short (chosen by hand)."""
 
-LEAVE_NOW = 2  # what `LEAVE` says: end after what you run, your queue is your successor's
+SPARE_PAUSE_FIRST_S, SPARE_PAUSE_LAST_S = 0.5, 30.0
+"""Pause before a spare is tried again where none could be started, or it died; doubled each time: shorter costs tries
+that the system refuses, longer keeps an agent that is over its limit."""
 
 
 class AgentLimits(NamedTuple):
@@ -72,8 +74,8 @@ class Recycler:
             ahead = max(1, most // AHEAD_SHARE)
             for slot, agent in list(crew.alive.items()):
                 done = self._dispatcher.collector.collected[slot] - agent.done_before
-                if 0 < most - done <= ahead and self._may_go(slot, agent) and not agent.had_spare:
-                    agent.had_spare = True
+                if 0 < most - done <= ahead and self._may_go(slot, agent) and not agent.spare_at:
+                    agent.spare_at = now + SPARE_PAUSE_FIRST_S
                     crew.spares.start(slot)
         if self._looks:
             if self._dispatcher.inflight and not self._look_at:
@@ -84,13 +86,20 @@ class Recycler:
         for slot, agent in list(self._told.items()):
             if crew.alive.get(slot) is not agent or not self._may_go(slot, agent):
                 del self._told[slot]
-            elif slot not in crew.spares or crew.spares.is_up(slot):
+            elif slot not in crew.spares:
+                # None could be started, or it died: this agent is better than none.
+                if now >= agent.spare_at:
+                    agent.spare_pause_s = min(SPARE_PAUSE_LAST_S, max(SPARE_PAUSE_FIRST_S, 2 * agent.spare_pause_s))
+                    agent.spare_at = now + agent.spare_pause_s
+                    crew.spares.start(slot)
+            elif crew.spares.is_up(slot):
                 del self._told[slot]
                 self._send_away(slot)
 
     def due(self) -> list[float]:
         """When to look again (monotonic clock, s)."""
-        return [self._look_at] if self._look_at else []
+        times = [agent.spare_at for slot, agent in self._told.items() if slot not in self._crew.spares]
+        return times + ([self._look_at] if self._look_at else [])
 
     def _may_go(self, slot: int, agent: AgentProcess) -> bool:
         words, base = self._dispatcher.words, self._dispatcher.segment.layout.agent(slot)
@@ -109,18 +118,8 @@ class Recycler:
             done = self._dispatcher.collector.collected[slot] - agent.done_before
             why = self._why(agent, done, now)
             if why:
-                name = self._dispatcher.agent_id(slot)
-                logger.info(
-                    "mpsteal: agent %r (pid %d) is replaced: %s",
-                    name,
-                    agent.process.pid,
-                    why,
-                    extra=facts("agent_recycled", agent=name, agent_pid=agent.process.pid),
-                )
+                agent.why_recycled = why
                 self._told[slot] = agent
-                if not agent.had_spare:
-                    agent.had_spare = True
-                    self._crew.spares.start(slot)
 
     def _why(self, agent: AgentProcess, done: int, now: float) -> str:
         """Why an agent has to go, in words; empty if it need not."""
@@ -145,6 +144,6 @@ class Recycler:
 
     def _send_away(self, slot: int) -> None:
         dispatcher = self._dispatcher
-        dispatcher.words[dispatcher.segment.layout.agent(slot) + L.LEAVE] = LEAVE_NOW
+        dispatcher.words[dispatcher.segment.layout.agent(slot) + L.LEAVE] = L.LEAVE_NOW
         dispatcher.locks.fence()
         dispatcher.ring(slot)

@@ -144,7 +144,7 @@ class Roster:
             chunks = sorted(chunk for _, lo, hi in taken for chunk in range(lo, hi))
             if is_there:
                 # Only now: it leaves when it has nothing.
-                scheduling.words[scheduling.segment.layout.agent(slot) + L.LEAVE] = 1
+                scheduling.words[scheduling.segment.layout.agent(slot) + L.LEAVE] = L.LEAVE_WHEN_IDLE
                 scheduling.locks.fence()
                 scheduling.ring(slot)
             scheduling.metrics.redistributed += len(chunks)

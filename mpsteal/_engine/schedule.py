@@ -402,7 +402,9 @@ class Scheduling(Dispatcher):
         task._agent = record.name
         record.failed += 1
         self.roster.tell_success(slot)
-        outcome = super().lost(slot, chunk, AgentDiedError(record.name, error.pid, error.exitcode, error.task))
+        named = AgentDiedError(record.name, error.pid, error.exitcode, error.task)
+        named.why = error.why
+        outcome = super().lost(slot, chunk, named)
         if outcome is None:
             task._started_ns = 0
         return outcome

@@ -65,18 +65,20 @@ class Spares:
             with interrupts_held():
                 agent = start_process(self._make_process, spec, f"mpsteal-{slot}")
                 self._waiting[slot] = agent, go_write
+            if self.selector is not None:
+                self.selector.register(agent.open_watch(), selectors.EVENT_READ, ("spare", slot))
         except Exception:
             logger.warning(
                 "mpsteal: no spare for agent %d could be started", slot, exc_info=True, extra=facts("spare_failed")
             )
-            if go_write >= 0:
+            if slot in self._waiting:
+                self.drop(slot)
+            elif go_write >= 0:
                 os.close(go_write)
             return False
         finally:
             if go_read >= 0:
                 os.close(go_read)
-        if self.selector is not None:
-            self.selector.register(agent.open_watch(), selectors.EVENT_READ, ("spare", slot))
         return True
 
     def is_up(self, slot: int) -> bool:
@@ -97,9 +99,8 @@ class Spares:
         with contextlib.suppress(BrokenPipeError):  # it has just died, and will be found dead
             os.write(go, GO)
         os.close(go)
-        if self.selector is not None:
-            self.selector.unregister(agent.watch_fd)
-            agent.close_watch()
+        if self.selector is not None:  # the descriptor is kept: its number may be a stranger's by now
+            self.selector.modify(agent.watch_fd, selectors.EVENT_READ, ("death", slot))
         agent.started = time.monotonic()
         return agent
 
@@ -115,7 +116,7 @@ class Spares:
         agent, go = self._waiting.pop(slot)
         os.close(go)
         agent.kill_group()
-        if self.selector is not None:
+        if self.selector is not None and agent.watch_fd >= 0:
             with contextlib.suppress(KeyError, ValueError):
                 self.selector.unregister(agent.watch_fd)
         agent.close_watch()

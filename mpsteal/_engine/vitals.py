@@ -27,7 +27,7 @@ logger = logging.getLogger("mpsteal")
 
 LOOK_S = 1.0
 """Time between two looks at the agents, at most a quarter of `stuck_after_s`: shorter costs (0.2 ms for each agent that
-is inside a long task), longer notices later."""
+is inside a long task; 5 ms, once it has been silent for half of `stuck_after_s`), longer notices later."""
 
 STUCK_AFTER_S = 60.0
 """An agent that for so long has neither finished anything nor used CPU time is stuck, unless told otherwise (chosen by
@@ -41,6 +41,7 @@ class _Seen(NamedTuple):
 
     doing: tuple[int, int, int]
     cpu_s: float
+    children_s: float
     since: float
 
 
@@ -96,11 +97,17 @@ class Vitals:
             seen = self._seen.get(slot)
             if seen is None or seen.doing != doing:
                 self._forget(slot)
-                self._seen[slot] = _Seen(doing, -1.0, now)
+                self._seen[slot] = _Seen(doing, -1.0, -1.0, now)
                 continue
             cpu_s = agent.cpu_s()
-            since = now if cpu_s > seen.cpu_s >= 0 else seen.since
-            self._seen[slot] = _Seen(doing, cpu_s, since)
+            if cpu_s <= seen.cpu_s and now - seen.since >= self.stuck_after_s / 2:
+                # Only now, since it is dear: it may wait for a process of its own that computes.
+                cpu_s, children_s = seen.cpu_s, agent.children_cpu_s()
+            else:
+                children_s = -1.0
+            moves = cpu_s > seen.cpu_s >= 0 or children_s > seen.children_s >= 0
+            self._seen[slot] = _Seen(doing, cpu_s, children_s, now if moves else seen.since)
+            since = self._seen[slot].since
             if agent.is_stopped():
                 self._tell(slot, agent, _STOPPED, now - since)
             elif now - since >= self.stuck_after_s:
@@ -153,12 +160,7 @@ class Vitals:
         dispatcher = self._dispatcher
         locks, alive = dispatcher.locks, dispatcher.crew.alive
         holders: dict[int, int] = {}
-        for slot in dispatcher.slots:
-            if slot in dispatcher.limits.ending:
-                continue  # it is ours, and stays so until its death is settled
-            if locks.try_lock(slot):
-                locks.unlock(slot)
-                continue
+        for slot in (*dispatcher.slots, locks.fence_slot):
             pid = locks.holder(slot)
             if pid:
                 holders[slot] = pid

@@ -29,6 +29,9 @@ LEVELS_AT = 48  # then HEAD, TAIL per level, then the entries
 
 NONE = -1
 
+# What LEAVE says: when you have nothing to do; after what you run, a spare takes your queue over.
+LEAVE_WHEN_IDLE, LEAVE_NOW = 1, 2
+
 # States of an agent.
 VACANT, STARTING, READY, LEAVING, INIT_FAILED = 0, 1, 2, 3, 4
 

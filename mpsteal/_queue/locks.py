@@ -98,7 +98,8 @@ class Locks:
         self._life = ParentLife(fds[-1], slots)
         self._fds = [fds[i % len(fds)] for i in range(slots + 1)]
         # Any byte of a file will do, if it is not one of an agent's.
-        at = slots if len(fds) == 1 else 0
+        self.fence_slot, self._fence_at = slots, slots if len(fds) == 1 else 0
+        at = self._fence_at
         self._fence = partial(_lockf, fds[0], _UN, 1, slots) if at else make_unlock_first_byte(self._fds[slots])
         # A record-lock context must exist on the inode before an unlock goes through its kernel spin lock.
         _lockf(self._fds[slots], _EX, 1, at)
@@ -126,10 +127,14 @@ class Locks:
         return True
 
     def holder(self, slot: int) -> int:
-        """Process that holds the lock of `slot`, not counting this one; 0: nobody, or it cannot be told here."""
+        """Process that holds the lock of `slot`, not counting this one; 0: nobody, or it cannot be told here.
+
+        `fence_slot` stands for the fence, which is held for a moment as agents start.
+        """
         if sys.platform != "linux":
             return 0
-        question = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, slot, 1, 0)  # struct flock of fcntl(2)
+        at = self._fence_at if slot == self.fence_slot else slot
+        question = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)  # struct flock of fcntl(2)
         kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(self._fds[slot], fcntl.F_GETLK, question))
         return 0 if kind == fcntl.F_UNLCK else int(pid)
 

@@ -18,6 +18,8 @@ from waiting import agent_pids, lines, program, wait_gone, wait_idle, wait_until
 
 import mpsteal
 from mpsteal import Agent, Task
+from mpsteal._engine import crew as crew_module
+from mpsteal._engine import recycle
 from mpsteal._engine.crew import Crew
 from mpsteal._engine.spares import Spares
 from mpsteal._queue import layout
@@ -300,3 +302,111 @@ def test_no_word_names_a_spare_that_is_gone(open_pool: Open, gates: Gates, monke
     assert held.get() == 1
     assert pool.apply(os.getpid) != spare
     assert named == [0, 0], "as the agent had left, and as the dead spare was settled"
+
+
+# -- what tasks leave behind ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leaves", [tasks.leave_a_thread, tasks.leave_a_process])
+def test_agent_that_cannot_end_frees_its_slot(open_pool: Open, leaves: Callable[[], int]) -> None:
+    """A thread or a process that a task has left behind keeps its process from ending, and nobody waits for that."""
+    pool = open_pool(1, maxtasksperchild=3)
+    lingering = pool.apply(leaves)
+    results = [pool.apply_async(tasks.my_pid) for _ in range(8)]
+    pids = [result.get() for result in results]
+    assert pids[:2] == [lingering] * 2
+    assert len(set(pids)) == 3
+    assert psutil.pid_exists(lingering)
+    wait_idle(pool)
+    pool._engine.validate()
+    pool.terminate()
+    wait_gone([lingering])
+
+
+@pytest.mark.parametrize("leaves", [tasks.leave_a_thread, tasks.leave_a_process])
+@pytest.mark.parametrize("recycled", [False, True], ids=["", "recycled"])
+def test_join_ends_what_tasks_left_behind(
+    open_pool: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    leaves: Callable[[], int],
+    recycled: bool,
+) -> None:
+    """After a while: it may just be ending. The stock pool waits for ever."""
+    monkeypatch.setattr(crew_module, "LEAVE_GRACE_S", 0.3)
+    pool = open_pool(2, maxtasksperchild=2 if recycled else None)
+    lingering = pool.apply(leaves)
+    pool.map(tasks.double, range(10), 1)
+    pool.close()
+    pool.join()
+    wait_gone([lingering])
+    assert any("tasks left behind" in record.getMessage() for record in caplog.records)
+
+
+def test_removed_agent_that_cannot_end_frees_its_slot(open_scheduler: OpenScheduler) -> None:
+    scheduler = open_scheduler(Agent("a"), agents__max_agents=1)
+    lingering = scheduler.submit_task(Task("leave", fn=tasks.leave_a_thread)).result(60)
+    scheduler.remove_agent("a")
+    wait_until(lambda: not scheduler._engine.slots, "its slot is free")
+    scheduler.register_agent(Agent("b"))
+    assert scheduler.submit_task(Task("next", fn=tasks.my_pid)).result(60) != lingering
+    scheduler.stop(drain=False)
+    wait_gone([lingering])
+
+
+# -- when there is no successor to be had -----------------------------------------------------------------------------
+
+
+def test_agent_stays_while_no_successor_can_be_started(
+    open_pool: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Better an old one than none."""
+    monkeypatch.setattr(recycle, "SPARE_PAUSE_FIRST_S", 0.05)
+    pool = open_pool(1, max_age=0.2)
+    before = pool.apply(os.getpid)
+    refused: list[int] = []
+
+    def refuse(self: Spares, slot: int) -> bool:
+        refused.append(slot)
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Spares, "start", refuse)
+        wait_until(lambda: pool.apply(os.getpid) == before and len(refused) >= 3, "it was tried")
+        assert agent_pids(pool) == [before]
+    wait_until(lambda: pool.apply(os.getpid) != before, "replaced when that is over")
+
+
+def test_no_free_descriptor_is_no_fault_of_an_agent(tmp_path: Path) -> None:
+    """Heartbeats, ages and memory cannot be looked at then, and the pool goes on."""
+    with program(tmp_path, NO_DESCRIPTOR) as run:
+        assert run.wait() == 0, run.errors
+        assert run.output == "[1, 2]\n"
+        assert "engine failed" not in run.errors
+
+
+NO_DESCRIPTOR = """
+import os, resource, sys, time
+import multiprocessing, mpsteal
+
+def sleep(x):
+    time.sleep(1.5)
+    return x
+
+if __name__ == "__main__":
+    with mpsteal.Pool(2, stuck_after=0.2, max_age=0.5, max_rss=1 << 40) as pool:
+        results = [pool.apply_async(sleep, (i,), timeout=60) for i in (1, 2)]
+        time.sleep(0.2)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        taken = []
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError:
+            pass
+        time.sleep(1)
+        pool.stats()
+        for fd in taken:
+            os.close(fd)
+        print([result.get() for result in results])
+"""

@@ -28,7 +28,7 @@ def agent_words() -> dict[str, int]:
         for name, value in vars(L).items()
         if name.isupper()
         and isinstance(value, int)
-        and name not in (*HEADER, *NOT_WORDS, "IN_BLOCK", "TIMED")
+        and name not in (*HEADER, *NOT_WORDS, "IN_BLOCK", "TIMED", "LEAVE_WHEN_IDLE", "LEAVE_NOW")
         and not name.startswith(AGENT_PREFIXES_OF_OTHERS)
     }
 
