@@ -107,6 +107,8 @@ def test_agent_that_has_grown_is_replaced(open_pool: Open, start_method: str, ga
     behind = [pool.apply_async(tasks.my_pid) for _ in range(20)]
     successor = wait_for_spare(pool)
     assert agent_pids(pool) == [before]
+    engine = pool._engine
+    wait_until(lambda: engine.words[engine.segment.layout.agent(0) + layout.LEAVE], "it is told to leave")
     gate.release()
     assert held.get() == 256 * MIB
     assert {result.get() for result in behind} == {successor}
