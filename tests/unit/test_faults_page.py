@@ -46,7 +46,9 @@ def test_tests_that_the_page_names_are_there() -> None:
     named = re.findall(r"`(tests/\S+\.py)::(\w+)`", TEXT)
     assert named
     for path, test in named:
-        assert re.search(rf"^def {test}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{test}"
+        assert re.search(rf"^ *def {test}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{test}"
+    for path in re.findall(r"`(tests/[^`:]+\.py)`", TEXT):
+        assert (ROOT / path).is_file(), path
 
 
 def test_readme_counts_the_scenes() -> None:
