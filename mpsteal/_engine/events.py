@@ -9,11 +9,11 @@ from typing import Any
 
 EVENTS = {
     "agent_not_joined": "the end of an agent's process could not be waited for, with the traceback",
-    "agent_died": "an agent died; the one that takes its place is started",
-    "agent_ended": "an agent was ended by us; the message says why: a task's `timeout`, or a signal had stopped it with"
-    " a lock that others wait for",
+    "agent_died": "an agent died; the message says whether another is started now, later, or no more",
+    "agent_ended": "an agent was ended by us; the message says why: a task's `timeout`, a signal that had stopped it"
+    " with a lock that others wait for, what tasks left behind",
     "agent_lost": "an agent died and is not replaced (`agents.replace_dead: false`)",
-    "agent_recycled": "an agent is about to be replaced for its age or its memory",
+    "agent_recycled": "an agent has left by rule (number of tasks, age, memory), and is replaced",
     "agent_stuck": "an agent has for long neither finished anything nor used CPU time",
     "agent_stopped": "an agent was stopped by a signal",
     "agent_goes_on": "one of these goes on",

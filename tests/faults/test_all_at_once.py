@@ -15,13 +15,14 @@ from typing import Any
 
 import fault_tasks as tasks
 import pytest
+from storms import seed_of_run
 from waiting import lines, signal_own, wait_idle
 
 import mpsteal
 
 Open = Callable[..., mpsteal.Pool]
 
-SECONDS = float(os.environ.get("MPSTEAL_TEST_SECONDS", "60"))
+SECONDS = float(os.environ.get("MPSTEAL_STRESS_S", "60"))
 """Of the long version."""
 
 
@@ -133,7 +134,7 @@ def test_every_call_has_its_outcome(open_pool: Open, tmp_path: Path, seed: int) 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("tiny", [False, True], ids=["", "tiny"])
 def test_every_call_has_its_outcome_at_length(open_pool: Open, start_method: str, tmp_path: Path, tiny: bool) -> None:
-    seed = int(os.environ.get("MPSTEAL_TEST_SEED", "0")) or random.randrange(1 << 30)
+    seed = seed_of_run()
     geometry = {"page_chunks": 4, "page_bytes": 4096, "pages": 8, "entries": 4, "ring_bytes": 4096} if tiny else None
     pool = open_pool(4, start_method, maxtasksperchild=100, max_age=0.5, stuck_after=2.0, geometry=geometry)
     sys.stderr.write(f"seed {seed}: {throw_everything(pool, str(tmp_path / 'noted'), SECONDS, seed)}\n")
