@@ -8,7 +8,6 @@ Engine thread only, but for `pending`, to which any thread appends.
 
 from __future__ import annotations
 
-import logging
 import pickle
 import time
 from array import array
@@ -24,14 +23,10 @@ from .._queue.arena import Blocks, Functions, Page, Pages, Segment
 from .._queue.deque import Deques
 from .._queue.locks import Locks
 from .._queue.quick import make_ring
-from ..errors import AgentDiedError, TaskTimeoutError
-from .counts import Counts
-from .events import facts
 from .jobs import END, WAIT, Job
 from .limits import Limits
-from .terms import agents_lost, may_run_again, spend_try, terms_of
-
-logger = logging.getLogger("mpsteal")
+from .losses import Losses
+from .terms import may_run_again
 
 FIRST_BATCH, LARGEST_BATCH = 32, 1024
 """Chunks written before they are handed out. Where an agent is idle, the first batch is small, so that it starts soon,
@@ -81,10 +76,11 @@ class Batch:
         self.refused = 0
 
 
-class Dispatcher:
+class Dispatcher(Losses):
     """Numbers, pickles and places chunks."""
 
     def __init__(self, segment: Segment, locks: Locks, deques: Deques, bells: list[int], slots: list[int]) -> None:
+        super().__init__()
         self.segment, self.locks, self.deques = segment, locks, deques
         self.slots = slots
         """Slots that have an agent; the engine's own list."""
@@ -100,13 +96,7 @@ class Dispatcher:
         self.names: dict[int, str] = {}
         self.inflight = 0
         self.has_more = False
-        self.counts: Any = Counts()
-        """What has gone wrong so far; a scheduler puts its metrics here."""
         self.limits = Limits(self)
-        self.frozen: dict[int, str] = {}
-        """Agents that do not get on, by slot, and how; see `vitals.py`. What others could do is not left to them."""
-        self.why_ended: dict[int, str] = {}
-        """Why we ended an agent that is about to be replaced, in words, by slot."""
         self.pages.must_stay = may_run_again
         self._known: dict[int, tuple[Any, int]] = {}
         self._carry: tuple[bytes, int, int, Any] | None = None
@@ -527,82 +517,9 @@ class Dispatcher:
         """Ranges of chunks that have their numbers and are not handed out; some may be empty."""
         yield from self.backlog
 
-    def obituary(self, slot: int, pid: int, exitcode: int | None) -> str:
-        """What became of an agent that is gone, for people."""
-        return f"agent {slot} (pid {pid}) {self.how_it_ended(slot, exitcode)}"
-
-    def how_it_ended(self, slot: int, exitcode: int | None) -> str:
-        """The same without its name."""
-        why = self.why_ended.pop(slot, None)
-        return f"was ended, since {why}" if why else f"died with exit code {exitcode}"
-
-    def describe(self, chunk: int) -> str:
-        """A chunk that an agent has started, for people."""
-        return f"task {chunk} ({self.name_of_chunk(chunk)})"
-
-    def name_of_chunk(self, chunk: int) -> str:
-        """What it calls, for people."""
-        name = "a callable"
-        if chunk not in self.pages.adrift:  # else its slot may be another chunk's by now
-            number = self.words[self.segment.layout.chunk(chunk) + L.SLOT_FUNCTION]
-            name = self.names.get(number, name)
-        return name
-
     def attach(self, engine: Any) -> None:
         """The engine is built; called once, before its thread starts."""
         self.crew, self.collector = engine.crew, engine.collector
-
-    # -- deaths and time --------------------------------------------------------------------------------------------
-
-    def lost(self, slot: int, chunk: int, error: AgentDiedError) -> BaseException | None:
-        """An agent died while it ran this chunk: what its handle gets, or None if it was queued again.
-
-        That is the end of its time, another try, or the death itself.
-        """
-        sink = self.pages.sink_of(chunk)
-        counts = self.counts
-        if self.limits.ending.get(slot) == chunk:
-            counts.timeouts += 1
-            timeout_s = terms_of(sink).timeout or 0.0
-            self.why_ended[slot] = f"{self.describe(chunk)} ran for longer than its {timeout_s:g} s"
-            return TaskTimeoutError(self.name_of_chunk(chunk), timeout_s)
-        counts.agent_deaths += 1
-        if not may_run_again(sink):
-            error.agents_lost = agents_lost(sink) + 1
-            return error
-        spend_try(sink)
-        counts.retried += 1
-        tries = terms_of(sink).retries + 1
-        logger.warning(
-            "mpsteal: %s; it runs again (try %d of %d)",
-            error,
-            agents_lost(sink) + 1,
-            tries,
-            extra=facts(
-                "task_retried", agent=error.agent, agent_pid=error.pid, task=self.id_of(chunk), exitcode=error.exitcode
-            ),
-        )
-        self.queue_again(chunk)
-        return None
-
-    def queue_again(self, chunk: int) -> None:
-        """A chunk that was started, whose slot and payload are still there, is to run once more."""
-        self._place(chunk, chunk + 1)
-
-    def id_of(self, chunk: int) -> int:
-        """What the logs call it."""
-        return chunk
-
-    def help_out(self, slot: int) -> None:
-        """An agent does not get on: let others have what is queued there."""
-        self.ring_parked(self.deques.queued(slot))
-
-    def thawed(self) -> None:
-        """One that did not gets on again, or is dead."""
-
-    def agent_id(self, slot: int) -> int | str:
-        """What users call an agent."""
-        return slot
 
     def turn(self, now: float) -> None:
         """One round of the loop, before the engine may sleep."""
@@ -613,15 +530,9 @@ class Dispatcher:
         """Points in time (monotonic clock, s) at which `turn` has something to do."""
         return self.limits.due()
 
-    def gone(self, slot: int, *, for_good: bool, is_end: bool, has_left: bool) -> None:
-        """A dead agent is settled. Its ranges stay where they are: others steal them, or the next one takes them.
-
-        Args:
-            for_good: nobody takes its place.
-            is_end: all agents leave.
-            has_left: it left by itself, as it was told to.
-        """
-        self.limits.death_settled(slot)
+    def queue_again(self, chunk: int) -> None:
+        """See `Losses.queue_again`."""
+        self._place(chunk, chunk + 1)
 
     # -- what a scheduler does, and a Pool does not ----------------------------------------------------------------
 

@@ -3,7 +3,7 @@ but for `watched`.
 
     claim, started (shared words) --look--> over its limit? --hold its lock--> still that one? --> SIGKILL
                                                                                                      |
-                                          `Dispatcher.lost`: TaskTimeoutError <--death is settled----'
+                                          `Losses.lost`: TaskTimeoutError <--death is settled--------'
 
 A limit counts from the start of a task; in a chunk of several items from the start of each, which the agent stamps then
 (`layout.TIMED`). Nobody tells the parent of starts (D9), so it looks.

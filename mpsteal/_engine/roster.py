@@ -107,7 +107,7 @@ class Roster:
                 classes.tell_unmatched(number, scheduling.tasks_of(lo, lo + 1)[0])
 
     def gone(self, slot: int, *, for_good: bool, is_end: bool = False, has_left: bool = False) -> None:
-        """See `Dispatcher.gone`: others get its queue, unless only one task's time was over, or it has a successor."""
+        """See `Losses.gone`: others get its queue, unless only one task's time was over, or it has a successor."""
         scheduling = self._scheduling
         was_sent = scheduling.limits.death_settled(slot) or has_left
         scheduling.urgent.changed = True

@@ -312,7 +312,7 @@ class Scheduling(Dispatcher):
             self.place_again(sorted(self.stranded.pop(number)))
 
     def help_out(self, slot: int) -> None:
-        """See `Dispatcher.help_out`; protected tasks, which nobody steals, are placed anew as well."""
+        """See `Losses.help_out`; protected tasks, which nobody steals, are placed anew as well."""
         self.lengths_due = 0.0
         self.urgent.changed = True
         self._read_lengths()
@@ -320,16 +320,16 @@ class Scheduling(Dispatcher):
             self.roster.relieve(slot)
 
     def thawed(self) -> None:
-        """See `Dispatcher.thawed`."""
+        """See `Losses.thawed`."""
         self.lengths_due = 0.0
         self.urgent.changed = True
 
     def agent_id(self, slot: int) -> int | str:
-        """See `Dispatcher.agent_id`."""
+        """See `Losses.agent_id`."""
         return self.roster.records[slot].name
 
     def gone(self, slot: int, *, for_good: bool, is_end: bool, has_left: bool) -> None:
-        """See `Dispatcher.gone`."""
+        """See `Losses.gone`."""
         self.roster.gone(slot, for_good=for_good, is_end=is_end, has_left=has_left)
 
     # -- results --------------------------------------------------------------------------------------------------
@@ -393,7 +393,7 @@ class Scheduling(Dispatcher):
         self.metrics.waits.add([task._started_ns - task._ready_ns for task in tasks])
 
     def lost(self, slot: int, chunk: int, error: AgentDiedError) -> BaseException | None:
-        """See `Dispatcher.lost`; and it is noted at the task and at the agent."""
+        """See `Losses.lost`; and it is noted at the task and at the agent."""
         task = self.pages.sink_of(chunk)
         words, base = self.words, self.segment.layout.agent(slot)
         if words[base + L.LOADED] == chunk:
@@ -410,11 +410,11 @@ class Scheduling(Dispatcher):
         return outcome
 
     def queue_again(self, chunk: int) -> None:
-        """See `Dispatcher.queue_again`."""
+        """See `Losses.queue_again`."""
         self.place_again([chunk])
 
     def id_of(self, chunk: int) -> int:
-        """See `Dispatcher.id_of`."""
+        """See `Losses.id_of`."""
         task = self.pages.sink_of(chunk)
         return chunk if task is None else int(task.id)
 
@@ -505,11 +505,11 @@ class Scheduling(Dispatcher):
         validate_tasks(self)
 
     def obituary(self, slot: int, pid: int, exitcode: int | None) -> str:
-        """See `Dispatcher.obituary`."""
+        """See `Losses.obituary`."""
         return f"agent {self.roster.records[slot].name!r} (pid {pid}) {self.how_it_ended(slot, exitcode)}"
 
     def describe(self, chunk: int) -> str:
-        """See `Dispatcher.describe`."""
+        """See `Losses.describe`."""
         task = self.pages.sink_of(chunk)
         if task is None:
             return super().describe(chunk)
@@ -517,7 +517,7 @@ class Scheduling(Dispatcher):
         return f"task {task.id} ({task.name!r}{tries})"
 
     def name_of_chunk(self, chunk: int) -> str:
-        """See `Dispatcher.name_of_chunk`."""
+        """See `Losses.name_of_chunk`."""
         task = self.pages.sink_of(chunk)
         return super().name_of_chunk(chunk) if task is None else str(task.name)
 
