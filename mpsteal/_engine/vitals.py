@@ -110,7 +110,7 @@ class Vitals:
             since = self._seen[slot].since
             if agent.is_stopped():
                 self._tell(slot, agent, _STOPPED, now - since)
-            elif now - since >= self.stuck_after_s:
+            elif now - since >= self.stuck_after_s and seen.children_s >= 0:  # they were looked at twice, too
                 self._tell(slot, agent, _STUCK, now - since)
             elif slot in dispatcher.frozen:
                 self._recovered(slot)

@@ -70,8 +70,8 @@ def test_task_that_waits_for_ever_is_seen_as_stuck_and_one_that_computes_is_not(
 
 def test_work_of_a_tasks_children_counts(open_pool: Open) -> None:
     """A task that waits for a process which computes is not stuck."""
-    pool = open_pool(1, stuck_after=0.4)
-    assert pool.apply(tasks.spin_in_a_child, (1.5,)) == 0
+    pool = open_pool(1, stuck_after=1.0)
+    assert pool.apply(tasks.spin_in_a_child, (2.5,)) == 0
     assert pool.stats().agents_stuck == 0
 
 
