@@ -152,7 +152,9 @@ def run(args: argparse.Namespace) -> int:
         for scene in scenes:
             print(f"{scene.name:18} {scene.title}\n{'':20}ok: {scene.ok}")
         return 0
-    rounds = args.rounds or (1 if args.quick else 2)
+    rounds = args.rounds if args.rounds is not None else (1 if args.quick else 2)
+    if rounds < 1:
+        raise SystemExit("--rounds must be 1 or more")
     if args.update and not (args.json or RESULTS).exists():
         raise SystemExit(f"--update: there is no {args.json or RESULTS} to put these runs in")
     pools = choose_pools(args.pools)

@@ -69,7 +69,7 @@ class Agent:
     def pid(self) -> int | None:
         """Its process now; None when it has none."""
         row = self._row()
-        return None if row is None else row.pid or None
+        return None if row is None else row.pid
 
     @property
     def state(self) -> str:

@@ -24,6 +24,7 @@ class AgentDiedError(MpstealError):
         exitcode: as in `multiprocessing.Process.exitcode`; negative is a signal number.
         task: what it ran, in words.
         agents_lost: how many agents have died while they ran this task; more than 1 only where it had `retries`.
+        items: of a chunk of a `map` or `imap`: which items of the input, counted from 0 (the last may have fewer).
         why: where the pool ended the agent itself, why; else None.
     """
 
@@ -32,6 +33,7 @@ class AgentDiedError(MpstealError):
         self.agent, self.pid, self.exitcode, self.task = agent, pid, exitcode, task
         self.agents_lost = agents_lost
         self.why: str | None = None
+        self.items: range | None = None
 
     def __str__(self) -> str:
         if self.why is not None:
@@ -49,7 +51,13 @@ class AgentDiedError(MpstealError):
             how = f"exited with code {self.exitcode}"
         cost = f"; this task has cost {self.agents_lost} agents and is not run again" if self.agents_lost > 1 else ""
         why = "" if self.why is None else f", since {self.why}"
-        return f"agent {self.agent!r} (pid {self.pid}) {how} while it ran {self.task}{why}{cost}"
+        return f"agent {self.agent!r} (pid {self.pid}) {how} while it ran {self.task}{_which(self.items)}{why}{cost}"
+
+
+def _which(items: range | None) -> str:
+    if items is None:
+        return ""
+    return f", item {items[0]}" if len(items) == 1 else f", items {items[0]} to {items[-1]}"
 
 
 class AgentStartError(MpstealError):
@@ -150,14 +158,19 @@ class TaskTimeoutError(MpstealError, TimeoutError):
     Attributes:
         task: its name.
         timeout_s: the limit, counted from its start (seconds).
+        items: as in `AgentDiedError`; one of them took too long.
     """
 
     def __init__(self, task: str, timeout_s: float) -> None:
         super().__init__(task, timeout_s)
         self.task, self.timeout_s = task, timeout_s
+        self.items: range | None = None
 
     def __str__(self) -> str:
-        return f"task {self.task!r} ran for longer than its {self.timeout_s:g} s; its agent was ended with it"
+        return (
+            f"task {self.task!r}{_which(self.items)} ran for longer than its {self.timeout_s:g} s; its agent was ended "
+            "with it"
+        )
 
 
 def why_unmatched(missing: frozenset[str], needs_names: bool, meant: tuple[str, ...] = ()) -> str:

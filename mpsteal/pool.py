@@ -7,6 +7,7 @@ Nothing else changes. What is better: no `chunksize` to pick, a dead worker cost
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import multiprocessing.util
 import operator
@@ -60,7 +61,7 @@ class AgentStats:
 
     Attributes:
         slot: number of the agent.
-        pid: its process now, 0 if there is none.
+        pid: its process now; None: none.
         state: "starting", "ready", "leaving", "failed" or "empty".
         tasks_done: chunks finished.
         busy_s: seconds spent in tasks (unpickling and calling).
@@ -74,7 +75,7 @@ class AgentStats:
     """
 
     slot: int
-    pid: int
+    pid: int | None
     state: str
     tasks_done: int
     busy_s: float
@@ -129,11 +130,11 @@ class Pool:
         initializer, initargs: called in each agent as it starts. If it raises, every pending and later call raises
             that exception.
         maxtasksperchild: chunks after which an agent is replaced by a fresh one; None: never.
-        context: a `multiprocessing` context; None: the default start method.
+        context: a `multiprocessing` context, or the name of a start method; None: the default one.
         max_age: seconds after which an agent is replaced, between two chunks; None: never.
         max_rss: bytes of resident memory above which an agent is replaced, between two chunks; None: any.
         stuck_after: seconds without a result and without CPU time after which an agent is seen as stuck, in `stats()`
-            and in the log; nothing is ended for it.
+            and in the log; nothing is ended for it. None: never.
         geometry: sizes of the shared segment, see `_queue.layout.Geometry`; for tests and experts.
 
     Raises:
@@ -160,11 +161,13 @@ class Pool:
         *,
         max_age: float | None = None,
         max_rss: int | None = None,
-        stuck_after: float = STUCK_AFTER_S,
+        stuck_after: float | None = STUCK_AFTER_S,
         geometry: dict[str, int] | None = None,
     ) -> None:
         self._state = "INIT"
-        self._ctx = context or multiprocessing.get_context()
+        self._ctx: Any = (
+            multiprocessing.get_context(context) if context is None or isinstance(context, str) else context
+        )
         if processes is None:
             processes = usable_cpus()
         try:
@@ -176,10 +179,11 @@ class Pool:
         if maxtasksperchild is not None:
             _check_count("maxtasksperchild", maxtasksperchild, 1, "None means no limit")
         if max_rss is not None:
-            _check_count("max_rss", max_rss, 1, "None means no limit")
+            _check_count("max_rss", max_rss, 1, "it is a number of bytes, such as 1 << 30; None means no limit")
         if max_age is not None:
             check_seconds("max_age", max_age)
-        check_seconds("stuck_after", stuck_after)
+        if stuck_after is not None:
+            check_seconds("stuck_after", stuck_after)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         self._processes = processes
@@ -193,7 +197,7 @@ class Pool:
                     initializer=initializer,
                     initargs=tuple(initargs),
                     limits=AgentLimits(maxtasksperchild, max_age, max_rss),
-                    stuck_after_s=stuck_after,
+                    stuck_after_s=math.inf if stuck_after is None else stuck_after,
                     geometry=geometry,
                 )
                 self._state = RUN
@@ -498,7 +502,7 @@ class Pool:
         if buffersize is not None:
             _check_count("buffersize", buffersize, 1, "None means no limit")
         engine = self._engine
-        out = cls(self)
+        out = cls(self, chunksize)
         items: Iterator[Any] = iter(iterable)  # here: what cannot be iterated is refused in the caller's thread
         payloads = zip(items) if chunksize == 1 else _batches(items, chunksize)
         job = Job(

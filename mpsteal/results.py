@@ -231,7 +231,7 @@ class MapResult(AsyncResult):
     As in the stock pool an error is known at once but the result is ready only when all chunks are finished.
     """
 
-    __slots__ = ("_cutter", "_ended", "_left", "_starts", "_values")
+    __slots__ = ("_cut_to", "_cutter", "_ended", "_left", "_starts", "_values")
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class MapResult(AsyncResult):
         self._success = True
         self._values: list[Any] = [None] * length
         self._starts: list[int] = []
-        self._left = 0
+        self._left = self._cut_to = 0
         self._ended = False
         self._cutter: MapCutter | None = None
 
@@ -265,9 +265,15 @@ class MapResult(AsyncResult):
                 yield WAIT
                 continue
             self._starts.append(at)
+            self._cut_to = min(at + size, len(items))
             self._left += 1
             yield list(items[at : at + size])
             at += size
+
+    def items_of(self, index: int) -> range:
+        """See `JobSink.items_of`."""
+        starts = self._starts
+        return range(starts[index], starts[index + 1] if index + 1 < len(starts) else self._cut_to)
 
     def deliver(self, index: int, ok: bool, value: Any) -> None:
         """Chunk `index` is finished."""
@@ -306,8 +312,9 @@ class MapResult(AsyncResult):
 class IMapIterator(_Waitable):
     """Results of `imap`, in order; `next(timeout=None)` and iteration."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, chunksize: int) -> None:
         self._pool = pool
+        self._chunksize = chunksize
         self._waited = False
         self._items: deque[tuple[bool, Any]] = deque()
         self._early: dict[int, tuple[bool, Any]] = {}
@@ -373,6 +380,10 @@ class IMapIterator(_Waitable):
             self._wait(left)
 
     # -- engine -----------------------------------------------------------------------------------------------------
+
+    def items_of(self, index: int) -> range:
+        """See `JobSink.items_of`; the last chunk may have fewer."""
+        return range(index * self._chunksize, (index + 1) * self._chunksize)
 
     def deliver(self, index: int, ok: bool, value: Any) -> None:
         """Chunk `index` is finished."""

@@ -684,3 +684,9 @@ def leave_a_process() -> int:
     """The same as a process that `multiprocessing` waits for."""
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,)).start()
     return os.getpid()
+
+
+def die_if_33(value: int) -> int:
+    if value == 33:
+        os._exit(3)
+    return value

@@ -27,8 +27,8 @@ AGENT_BYTES = 24 * MIB
 the least that a task may want. Too low calls a machine well on which the first import ends an agent; too high warns of
 nothing."""
 
-FILES_ALWAYS, FILES_PER_AGENT = 16, 8
-"""Descriptors of a pool's process: about 9 and 8 for each agent, and a few for what else it does."""
+FILES_ALWAYS, FILES_PER_AGENT = 9, 8
+"""Descriptors of a pool's process, and those for each agent."""
 
 PROCESSES_ALWAYS = 4
 """Besides the agents: the engine's thread, that for callbacks, the Manager, and its server's."""
@@ -159,7 +159,7 @@ def judge_open_files(seen: Limit) -> Finding:
     text = f"{seen.soft} may be open, {seen.used} are; a pool of {seen.agents} takes about {need}"
     wanted = max(1024, 4 * need)
     if seen.soft - seen.used < need:
-        return Finding("open files", PROBLEM, text, "no pool can start: " + _raise_limit("n", wanted, seen))
+        return Finding("open files", PROBLEM, text, "such a pool cannot start: " + _raise_limit("n", wanted, seen))
     if seen.soft - seen.used < 2 * need:
         return Finding("open files", WARNING, text, "little is left for you: " + _raise_limit("n", wanted, seen))
     return Finding("open files", OK, text)
@@ -239,9 +239,8 @@ def judge_leftovers(seen: list[str]) -> Finding:
     """What pools left behind whose parent and Manager were killed together."""
     if not seen:
         return Finding("leftovers", OK, "none")
-    shown = " ".join(seen[:4]) + (f" and {len(seen) - 4} more" if len(seen) > 4 else "")
-    text = f"of pools that were killed with their Manager: {shown}"
-    return Finding("leftovers", WARNING, text, f"nobody uses them any more: rm -r {' '.join(seen[:4])}")
+    text = f"of pools that were killed with their Manager: {' '.join(seen)}"
+    return Finding("leftovers", WARNING, text, f"nobody uses them any more: rm -r {' '.join(seen)}")
 
 
 def judge_blas(seen: Blas) -> Finding:

@@ -71,6 +71,7 @@ class Crew:
         make_process: the context's `Process`.
         slots: those that have an agent, the engine's own list.
         forks: whether agents are forks of this process, which may hang on what another thread held.
+        has_initializer: whether they run code of the user's before their first task.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class Crew:
         slots: list[int],
         *,
         forks: bool,
+        has_initializer: bool,
     ) -> None:
         self._make_spec, self._make_process, self._forks = make_spec, make_process, forks
+        self._has_initializer = has_initializer
         self._segment, self._words, self._layout, self._deques = segment, segment.words, segment.layout, deques
         self._dispatcher, self._collector = dispatcher, collector
         self._slots = slots
@@ -335,7 +338,7 @@ class Crew:
                 self._collector.finish(claim, False, error)
         words[base + L.LOADED] = L.NONE  # what it had read is read anew if it runs again, here or elsewhere
         has_left = state == L.LEAVING
-        self._dispatcher.gone(slot, for_good=slot in self.leaving, is_end=not replacing, has_left=has_left)
+        self._dispatcher.gone(slot, agent, for_good=slot in self.leaving, is_end=not replacing, has_left=has_left)
         if slot not in self._slots:
             self.spares.drop(slot)
         self.leaving.discard(slot)
@@ -371,8 +374,7 @@ class Crew:
                 self._tell_death(agent, "given up")
                 return AgentStartError(
                     f"{self._failures_in_row} agents in a row died before they could take a task (the last one "
-                    f"with exit code {agent.exitcode}); look at their output above, often the main module cannot be "
-                    "imported, or starts the pool again without `if __name__ == '__main__'`"
+                    f"with exit code {agent.exitcode}){self._why_no_start()}"
                 )
         now = time.monotonic()
         barren = self._barren[slot] = self._barren.get(slot, 0) + 1 if now - agent.started < BARREN_S else 1
@@ -384,6 +386,15 @@ class Crew:
         self._tell_death(agent, f"a new one is tried in {pause:.2g} s")
         self._respawn_at[slot] = now + pause, 0
         return None
+
+    def _why_no_start(self) -> str:
+        """What may be the reason, in words."""
+        causes = ["the initializer ends the process"] * self._has_initializer
+        if not self._forks:
+            causes.append(
+                "the main module cannot be imported, or starts the pool again without `if __name__ == '__main__'`"
+            )
+        return "; look at their output above" + (f": often {', or '.join(causes)}" if causes else "")
 
     def _tell_death(self, agent: AgentProcess, what_now: str) -> None:
         dispatcher, slot, pid = self._dispatcher, agent.slot, agent.process.pid

@@ -38,6 +38,18 @@ class JobSink(Protocol):
     def input_ended(self, count: int, error: BaseException | None) -> None:
         """The input gave `count` chunks; `error` is what reading it raised."""
 
+    def items_of(self, index: int) -> range:
+        """Which items of the input chunk `index` has, counted from 0."""
+
+
+def items_of(sink: Any) -> range | None:
+    """The same of whoever waits for a chunk; None: it is of no job."""
+    if type(sink) is not tuple:
+        return None
+    job, index = sink
+    items: range = job.sink.items_of(index)
+    return items
+
 
 class Job:
     """Chunks of one function. Engine thread only, but for `consumed`.

@@ -193,6 +193,7 @@ class Engine:
             self.collector,
             self.slots,
             forks=self._forks,
+            has_initializer=self._initializer is not None,
         )
         self.dispatcher.attach(self)
         self.vitals = Vitals(self.dispatcher, self._stuck_after_s)

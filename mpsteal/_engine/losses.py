@@ -9,7 +9,7 @@ A scheduler overrides what it knows better: names, places, books. Engine thread 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._queue import layout as L
 from .._queue.arena import Pages, Segment
@@ -17,8 +17,12 @@ from .._queue.deque import Deques, Words
 from ..errors import AgentDiedError, TaskTimeoutError
 from .counts import Counts
 from .events import facts
+from .jobs import items_of
 from .limits import Limits
 from .terms import agents_lost, may_run_again, spend_try, terms_of
+
+if TYPE_CHECKING:
+    from .health import AgentProcess
 
 logger = logging.getLogger("mpsteal")
 
@@ -55,8 +59,11 @@ class Losses:
             counts.timeouts += 1
             timeout_s = terms_of(sink).timeout or 0.0
             self.why_ended[slot] = f"{self.describe(chunk)} ran for longer than its {timeout_s:g} s"
-            return TaskTimeoutError(self.name_of_chunk(chunk), timeout_s)
+            late = TaskTimeoutError(self.name_of_chunk(chunk), timeout_s)
+            late.items = items_of(sink)
+            return late
         counts.agent_deaths += 1
+        error.items = items_of(sink)
         if not may_run_again(sink):
             error.agents_lost = agents_lost(sink) + 1
             return error
@@ -98,10 +105,11 @@ class Losses:
         """What users call an agent."""
         return slot
 
-    def gone(self, slot: int, *, for_good: bool, is_end: bool, has_left: bool) -> None:
+    def gone(self, slot: int, agent: AgentProcess, *, for_good: bool, is_end: bool, has_left: bool) -> None:
         """A dead agent is settled. Its ranges stay where they are: others steal them, or the next one takes them.
 
         Args:
+            agent: its process, which is over.
             for_good: nobody takes its place.
             is_end: all agents leave.
             has_left: it left by itself, as it was told to.

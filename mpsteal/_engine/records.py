@@ -36,7 +36,7 @@ class AgentLook(NamedTuple):
     """One look at an agent."""
 
     queue_length: int
-    pid: int
+    pid: int | None
     state: str
     current_task: Any
     success_rate: float

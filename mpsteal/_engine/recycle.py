@@ -138,7 +138,9 @@ class Recycler:
                 "again (a forked agent's memory counts what it shares with this process)",
                 rss >> 20,
                 max_rss_bytes >> 20,
-                extra=facts("max_rss_too_low", agent_pid=agent.process.pid),
+                extra=facts(
+                    "max_rss_too_low", agent=self._dispatcher.agent_id(agent.slot), agent_pid=agent.process.pid
+                ),
             )
         return f"it takes {rss >> 20} MiB, and {max_rss_bytes >> 20} MiB are allowed"
 

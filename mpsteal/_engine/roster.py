@@ -18,6 +18,7 @@ from .events import facts
 from .records import AgentLook, AgentRecord
 
 if TYPE_CHECKING:
+    from .health import AgentProcess
     from .schedule import Scheduling
 
 logger = logging.getLogger("mpsteal")
@@ -90,6 +91,7 @@ class Roster:
         self.moving.add(slot)
         self.move_away()
         if not drain and slot in crew.alive:
+            scheduling.why_ended[slot] = "it was removed"
             crew.alive[slot].kill_group()
 
     def _retire(self, slot: int) -> None:
@@ -106,7 +108,15 @@ class Roster:
             if not classes.has_agents(number):
                 classes.tell_unmatched(number, scheduling.tasks_of(lo, lo + 1)[0])
 
-    def gone(self, slot: int, *, for_good: bool, is_end: bool = False, has_left: bool = False) -> None:
+    def gone(
+        self,
+        slot: int,
+        agent: AgentProcess | None = None,
+        *,
+        for_good: bool,
+        is_end: bool = False,
+        has_left: bool = False,
+    ) -> None:
         """See `Losses.gone`: others get its queue, unless only one task's time was over, or it has a successor."""
         scheduling = self._scheduling
         was_sent = scheduling.limits.death_settled(slot) or has_left
@@ -116,8 +126,13 @@ class Roster:
         if is_end and not for_good:
             return  # all agents leave
         if not for_good and not was_sent and not scheduling.rules.agents.replace_dead:
-            name = self.records[slot].name
-            logger.warning("mpsteal: agent %r died and is not replaced", name, extra=facts("agent_lost", agent=name))
+            if agent is not None:
+                pid, exitcode, name = agent.process.pid, agent.exitcode, self.records[slot].name
+                logger.warning(
+                    "mpsteal: %s; it is not replaced",
+                    scheduling.obituary(slot, pid, exitcode),
+                    extra=facts("agent_lost", agent=name, agent_pid=pid, task=agent.lost_task, exitcode=exitcode),
+                )
             self._retire(slot)
             for_good = True
         if for_good:
@@ -200,4 +215,4 @@ class Roster:
             state = "leaving"
         else:
             state = "idle" if task is None else "running"
-        return AgentLook(length, pid, state, task, record.success_rate, busy_ns)
+        return AgentLook(length, pid or None, state, task, record.success_rate, busy_ns)

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, groupby
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._policy.order import Aging
 from .._policy.rules import Rules
@@ -41,6 +41,9 @@ from .roster import MOVE_RETRY_S, Roster
 from .terms import NO_TERMS, agents_lost
 from .urgent import GROUP_SHIFT, URGENT, Urgent
 from .validate_tasks import validate_tasks
+
+if TYPE_CHECKING:
+    from .health import AgentProcess
 
 logger = logging.getLogger("mpsteal")
 
@@ -328,9 +331,9 @@ class Scheduling(Dispatcher):
         """See `Losses.agent_id`."""
         return self.roster.records[slot].name
 
-    def gone(self, slot: int, *, for_good: bool, is_end: bool, has_left: bool) -> None:
+    def gone(self, slot: int, agent: AgentProcess, *, for_good: bool, is_end: bool, has_left: bool) -> None:
         """See `Losses.gone`."""
-        self.roster.gone(slot, for_good=for_good, is_end=is_end, has_left=has_left)
+        self.roster.gone(slot, agent, for_good=for_good, is_end=is_end, has_left=has_left)
 
     # -- results --------------------------------------------------------------------------------------------------
 

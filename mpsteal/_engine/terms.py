@@ -62,7 +62,7 @@ class Terms:
                     "years; a point in time is a datetime"
                 )
         self.deadline, self.timeout, self.retries, self.cost = deadline, timeout, retries, cost
-        self.timeout_ns = max(1, int(timeout * 1e9)) if timeout is not None else 0
+        self.timeout_ns = max(1, int(min(timeout, _EPOCH_S) * 1e9)) if timeout is not None else 0
         self.deadline_ns = 0
         self.tries_left = retries
         self.at_risk = self.missed = False

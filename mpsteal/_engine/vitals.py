@@ -126,7 +126,11 @@ class Vitals:
         dispatcher.thawed()
         if slot in dispatcher.crew.alive:
             name = dispatcher.agent_id(slot)
-            logger.info("mpsteal: agent %r goes on", name, extra=facts("agent_goes_on", agent=name))
+            logger.info(
+                "mpsteal: agent %r goes on",
+                name,
+                extra=facts("agent_goes_on", agent=name, agent_pid=dispatcher.crew.alive[slot].process.pid),
+            )
 
     def _tell(self, slot: int, agent: Any, verdict: str, silent_s: float) -> None:
         """An agent does not get on: say so once, and let others have what is queued there."""

@@ -57,7 +57,7 @@ def agent_status(segment: Segment, slot: int) -> dict[str, Any]:
     is_running = not parked and words[base + L.STATE] == L.READY and words[base + L.CLAIM] != L.NONE
     return {
         "slot": slot,
-        "pid": words[base + L.PID],
+        "pid": words[base + L.PID] or None,  # never 0, which `os.kill` takes for whoever calls it
         "state": STATE_NAMES.get(words[base + L.STATE], "unknown"),
         "tasks_done": words[base + L.DONE],
         "busy_s": words[base + L.BUSY_NS] / 1e9,

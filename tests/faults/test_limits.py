@@ -67,6 +67,10 @@ def test_task_that_never_returns_is_ended(open_pool: Open, gates: Gates, form: s
     assert gates("begun").arrived_nowait() == 1
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.timeout_s == 0.1
+    if form.startswith("apply"):
+        assert caught.value.items is None
+    else:
+        assert 4 in caught.value.items and str(caught.value.items[0]) in str(caught.value)
     assert "arrive_and_sleep_if" in caught.value.task
     again = pickle.loads(pickle.dumps(caught.value))
     assert (again.task, again.timeout_s, str(again)) == (caught.value.task, 0.1, str(caught.value))
@@ -289,3 +293,19 @@ def test_unpicklable_call_with_terms_is_watched_no_more(open_pool: Open) -> None
     with pytest.raises(TypeError, match="stays at home"):
         pool.map(tasks.double, [tasks.NotForTravel()], timeout=60)
     assert not pool._engine.dispatcher.limits.watched
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+@pytest.mark.parametrize("form", ["map", "imap", "imap_unordered"])
+def test_death_in_a_map_says_which_items_were_lost(open_pool: Open, form: str, chunksize: int | None) -> None:
+    pool, bad = open_pool(2), 33
+    with pytest.raises(mpsteal.AgentDiedError) as caught:
+        if form == "map":
+            pool.map(tasks.die_if_33, range(100), chunksize)
+        else:
+            list(getattr(pool, form)(tasks.die_if_33, range(100), chunksize or 1))
+    items = caught.value.items
+    assert items is not None and bad in items
+    assert len(items) == chunksize or chunksize is None or form != "map"
+    assert ("items" if len(items) > 1 else "item 33") in str(caught.value)
+    assert pickle.loads(pickle.dumps(caught.value)).items == items

@@ -396,7 +396,7 @@ def test_agent_killed_as_fast_as_it_comes_back(open_pool: Open, start_method: st
         pid = pool.stats().agents[0].pid
         os.kill(pid, signal.SIGKILL)
         results += [pool.apply_async(tasks.double, (i,)) for i in range(20)]
-        wait_until(lambda pid=pid: pool.stats().agents[0].pid not in (0, pid), f"back after death {i + 1}")  # type: ignore[misc]
+        wait_until(lambda pid=pid: pool.stats().agents[0].pid not in (None, pid), f"back after death {i + 1}")  # type: ignore[misc]
     assert [value_or_death(result) for result in results].count("died") <= 4
     wait_idle(pool)
     assert pool.stats().agents_replaced == 4
@@ -440,7 +440,7 @@ def test_dead_agent_is_in_no_list_while_it_waits_to_be_replaced(
     wait_idle(pool)
     first = pool.stats().agents[0].pid
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: pool.stats().agents[0].pid not in (0, first), "replaced at once")
+    wait_until(lambda: pool.stats().agents[0].pid not in (None, first), "replaced at once")
     wait_idle(pool)
     assert signal_own(pool.stats().agents[0].pid, signal.SIGKILL)  # the second in a row has to wait
     wait_until(lambda: 0 in pool._engine.crew._respawn_at, "it waits")

@@ -86,9 +86,11 @@ def case(judged: Callable[..., Finding], seen: Any, verdict: str, *words: str, n
         case(judge.judge_shared_memory, SHARED._replace(memfd="Darwin has none"), OK, "Darwin", name="macOS"),
         case(judge.judge_open_files, FILES, OK, "1024 may be open", name="files"),
         case(judge.judge_open_files, FILES._replace(soft=NO_LIMIT), OK, "unlimited", name="files without limit"),
-        case(judge.judge_open_files, FILES._replace(soft=100), WARNING, "ulimit -n 1024", name="few files"),
-        case(judge.judge_open_files, FILES._replace(soft=57), PROBLEM, "no pool can start", name="one file short"),
-        case(judge.judge_open_files, FILES._replace(soft=58), WARNING, "little is left", name="just enough files"),
+        case(judge.judge_open_files, FILES._replace(soft=90), WARNING, "ulimit -n 1024", name="few files"),
+        case(
+            judge.judge_open_files, FILES._replace(soft=50), PROBLEM, "such a pool cannot start", name="one file short"
+        ),
+        case(judge.judge_open_files, FILES._replace(soft=51), WARNING, "little is left", name="just enough files"),
         case(judge.judge_open_files, FILES._replace(soft=20, hard=20), PROBLEM, "hard limit (20)", name="files, hard"),
         case(judge.judge_processes, facts.Limit(None, None, 0, 4), OK, "unlimited", name="processes"),
         case(judge.judge_processes, facts.Limit(100, 100, 20, 4), OK, "has 20", name="processes, limited"),
@@ -109,7 +111,7 @@ def case(judged: Callable[..., Finding], seen: Any, verdict: str, *words: str, n
         case(judge.judge_cores, facts.Cores(None, "core"), WARNING, "any size", "ulimit -c 0", name="cores in files"),
         case(judge.judge_leftovers, [], OK, "none", name="no leftovers"),
         case(judge.judge_leftovers, ["/tmp/mpsteal-1"], WARNING, "rm -r /tmp/mpsteal-1", name="a leftover"),
-        case(judge.judge_leftovers, list("abcdef"), WARNING, "a b c d and 2 more", name="many leftovers"),
+        case(judge.judge_leftovers, list("abcdef"), WARNING, "rm -r a b c d e f", name="many leftovers"),
         case(judge.judge_blas, BLAS, WARNING, "OMP_NUM_THREADS=1", name="blas unbounded"),
         case(judge.judge_blas, BLAS._replace(variables={"OMP_NUM_THREADS": "2"}), OK, "=2", name="blas bounded"),
         case(judge.judge_blas, BLAS._replace(has_numpy=False), OK, "not installed", name="no numpy"),
