@@ -306,6 +306,45 @@ def test_no_word_names_a_spare_that_is_gone(open_pool: Open, gates: Gates, monke
     assert named == [0, 0], "as the agent had left, and as the dead spare was settled"
 
 
+def test_spare_killed_in_its_initializer(open_pool: Open, gates: Gates, tmp_path: Path) -> None:
+    pool = open_pool(
+        1,
+        maxtasksperchild=3,
+        initializer=tasks.wait_the_second_time,
+        initargs=(str(tmp_path / "n"), gates("initializer")),
+    )
+    before = pool.map(tasks.my_pid, range(2), 1)[0]
+    held = pool.apply_async(pass_gate, (gates("held"), 1))
+    gates("held").wait_arrived()
+    gates("initializer").wait_arrived()
+    (spare,) = spare_pids(pool)
+    os.kill(spare, signal.SIGKILL)
+    wait_until(lambda: not spare_pids(pool), "its death is known")
+    gates("held").release()
+    assert held.get() == 1
+    assert pool.apply(os.getpid) not in (before, spare)
+    wait_idle(pool)
+    pool._engine.validate()
+
+
+def test_agent_killed_after_it_was_told_to_leave(open_pool: Open, gates: Gates) -> None:
+    """What it ran is lost, what was queued is not, and its successor is the one that was ready."""
+    pool = open_pool(1, max_age=0.2)
+    before = pool.apply(os.getpid)
+    held = pool.apply_async(pass_gate, (gates("held"), 1))
+    gates("held").wait_arrived()
+    behind = [pool.apply_async(tasks.my_pid) for _ in range(5)]
+    successor = wait_for_spare(pool)
+    engine = pool._engine
+    wait_until(lambda: engine.words[engine.segment.layout.agent(0) + layout.LEAVE], "it is told to leave")
+    os.kill(before, signal.SIGKILL)
+    with pytest.raises(mpsteal.AgentDiedError):
+        held.get()
+    assert behind[0].get() == successor
+    assert all(result.get() != before for result in behind)
+    assert pool.stats().agent_deaths == 1
+
+
 # -- what tasks leave behind ------------------------------------------------------------------------------------------
 
 
