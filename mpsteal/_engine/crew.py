@@ -184,8 +184,9 @@ class Crew:
         self._hello_due = now + HELLO_EVERY_S
         for slot, agent in self.alive.items():
             if now - agent.started > HELLO_TIMEOUT_S:
-                base = self._layout.agent(slot)
-                if self._words[base + L.STATE] == L.STARTING and not self._words[base + L.PID]:
+                words, base = self._words, self._layout.agent(slot)
+                # A spare has said hello as one, and may still be in its initializer when its turn comes.
+                if words[base + L.STATE] == L.STARTING and not (words[base + L.PID] or words[base + L.SPARE_PID]):
                     agent.kill_group()
 
     # -- looking --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from mpsteal import Agent, Task
 from mpsteal._engine import crew as crew_module
 from mpsteal._engine import recycle
 from mpsteal._engine.crew import Crew
+from mpsteal._engine.health import HELLO_TIMEOUT_S
 from mpsteal._engine.spares import Spares
 from mpsteal._queue import layout
 
@@ -162,6 +164,23 @@ def test_initializer_that_raises_in_a_spare_is_told_when_its_turn_comes(open_poo
     for result in results[3:]:
         with pytest.raises(ValueError, match="the initializer is broken"):
             result.get()
+
+
+def test_spare_may_take_its_time_to_initialize(open_pool: Open, gates: Gates) -> None:
+    """When its turn comes meanwhile, it is no fork that hangs: it has said hello."""
+    gate = gates("initializing")
+    pool = open_pool(1, "fork", maxtasksperchild=2, initializer=pass_gate, initargs=(gate,))
+    gate.wait_arrived()
+    gate.release()
+    pool.apply(tasks.double, (1,))
+    gate.wait_arrived()
+    (spare,) = spare_pids(pool)
+    pool.apply(tasks.double, (2,))
+    wait_until(lambda: [process.pid for process in pool._pool] == [spare], "its turn has come")
+    engine, late = pool._engine, time.monotonic() + 2 * HELLO_TIMEOUT_S
+    engine.call(lambda: engine.crew._check_hello(late))
+    gate.release()
+    assert pool.apply(os.getpid) == spare
 
 
 @pytest.mark.parametrize("end", ["close", "terminate", "forget"])
