@@ -114,7 +114,10 @@ class Agent:
         words[base + L.SPARE_PID] = words[base + L.SPARE_UP] = 0
         if spec.initializer is not None and not is_initialized:
             try:
+                self.check_parent()  # after PID is known: the Manager saw it, or we see that the parent is dead
                 spec.initializer(*spec.initargs)
+            except ParentGone:
+                os._exit(0)
             except BaseException as error:
                 failure = error
         if failure is not None:
@@ -124,7 +127,7 @@ class Agent:
             return
         words[base + L.STATE] = L.READY
         try:
-            self.check_parent()  # after PID is known: the Manager saw it, or we see that the parent is dead
+            self.check_parent()  # as above
             self.serve()
         except ParentGone:
             os._exit(0)

@@ -34,6 +34,12 @@ def wait_turn(spec: AgentSpec) -> tuple[AgentSpec, BaseException | None] | None:
     segment = spec.inherited or Segment(spec.segment.fd, L.Layout(spec.geometry))
     words, base = segment.words, segment.layout.agent(spec.slot)
     words[base + L.SPARE_PID] = os.getpid()
+    parent = ParentLife(spec.locks[-1].fd, spec.geometry.slots)
+    poll = select.poll()
+    if spec.parent_watch is not None:
+        poll.register(spec.parent_watch.fd, select.POLLIN)
+    if poll.poll(0) or parent.is_over():
+        return None  # only now: from here on the Manager sees this process
     failure: BaseException | None = None
     if spec.initializer is not None:
         try:
@@ -43,11 +49,7 @@ def wait_turn(spec: AgentSpec) -> tuple[AgentSpec, BaseException | None] | None:
     words[base + L.SPARE_UP] = 1
     with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the latter: nobody is there any more, see below
         os.write(spec.results.fd, b"r")
-    parent = ParentLife(spec.locks[-1].fd, spec.geometry.slots)
-    poll = select.poll()
     poll.register(spec.go.fd, select.POLLIN)
-    if spec.parent_watch is not None:
-        poll.register(spec.parent_watch.fd, select.POLLIN)
     while True:
         ready = [fd for fd, _ in poll.poll(None if spec.parent_watch is not None else LOOK_MS)]
         if spec.go.fd in ready:

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from gates import Gates
-from waiting import Program, is_gone, program, wait_until
+from waiting import Program, is_gone, program, wait_gone, wait_until
 
 HEAD = """
 import gc, multiprocessing, os, signal, sys, threading, time
@@ -412,6 +412,41 @@ gates[1].wait()
         os.kill(parent.process.pid, signal.SIGKILL)
         parent.wait(20)
         wait_until(lambda: not [p for p in parent.family if _runs(p)], "all gone", 4.0)
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("who", ["agent", "spare"])
+def test_nothing_is_initialized_once_the_parent_is_dead(
+    tmp_path: Path, gates: Gates, start_method: str, who: str
+) -> None:
+    """The parent dies while a process imports the main module, and the Manager leaves, which has not seen that one."""
+    text = f"""
+if multiprocessing.current_process().name != "MainProcess":
+    gates[0].wait()
+if __name__ == "__main__":
+    pool = guarded(mpsteal.Pool(1, context=context, maxtasksperchild=2, initializer=pass_gate, initargs=gates[1:2]))
+    if {who == "spare"}:
+        pool.apply(tasks.double, (1,))
+    print(pool._engine.guard.pid, flush=True)
+    gates[2].wait()
+"""
+    imports, begun, ready = gates("imports"), gates("begun"), gates("ready")
+    paths = [gate._path for gate in (imports, begun, ready)]
+    with program(tmp_path, HEAD + text, start_method, *paths) as parent:
+        if who == "spare":
+            imports.release()
+            begun.release()
+            begun.wait_arrived()
+            imports.wait_arrived()
+        imports.wait_arrived()
+        ready.wait_arrived()
+        parent.meet_family()
+        parent.process.kill()
+        parent.wait(20)
+        wait_gone([int(parent.output)])
+        imports.release()
+        parent.check_nothing_left()
+        assert begun.arrived_nowait() == 0
 
 
 def test_pool_outlives_the_thread_that_made_it(run: Run, gates: Gates) -> None:
