@@ -93,7 +93,7 @@ class Crew:
         self._dispatcher, self._collector = dispatcher, collector
         self._slots = slots
         self.leaving: set[int] = set()
-        """Slots whose agent is not replaced when it is gone."""
+        """Slots whose agent is not replaced when it is gone, unless it was to finish more."""
         self._selector: selectors.BaseSelector | None = None
         self.spares = Spares(make_spec, make_process, segment, forks=forks)
         self.alive: dict[int, AgentProcess] = {}
@@ -140,7 +140,7 @@ class Crew:
     def _start(self, slot: int) -> None:
         words, base = self._words, self._layout.agent(slot)
         words[base + L.STATE], words[base + L.PARKED], words[base + L.RING_FULL] = L.STARTING, 0, 0
-        words[base + L.PID] = words[base + L.LEAVE] = 0
+        words[base + L.PID], words[base + L.LEAVE] = 0, slot in self.leaving
         self._hello_missing = self._forks
         agent = self.spares.take(slot)
         if agent is not None:
@@ -154,7 +154,10 @@ class Crew:
     def forget(self, slot: int) -> bool:
         """Replace no agent that is gone already; False if there is one to wait for."""
         self._respawn_at.pop(slot, None)
-        return slot not in self.alive and slot not in self._dead
+        if slot in self.alive or slot in self._dead:
+            return False
+        self.spares.drop(slot)
+        return True
 
     def _watch(self, agent: AgentProcess) -> None:
         if self._selector is not None and agent.watch_fd < 0:  # one that was a spare is watched already
@@ -342,7 +345,7 @@ class Crew:
         self._dispatcher.gone(slot, agent, for_good=slot in self.leaving, is_end=not replacing, has_left=has_left)
         if slot not in self._slots:
             self.spares.drop(slot)
-        self.leaving.discard(slot)
+            self.leaving.discard(slot)
         return state
 
     def _replace(self, agent: AgentProcess, state: int, *, ran: bool) -> BaseException | None:

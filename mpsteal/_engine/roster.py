@@ -37,6 +37,8 @@ class Roster:
         self._registered = 0
         self.moving: set[int] = set()
         """Slots whose queue has to be given to others."""
+        self._hurried: set[int] = set()
+        """Slots of agents that leave at once, whatever is queued there."""
 
     def add(self, name: str, capabilities: frozenset[str]) -> tuple[int, int]:
         """Start an agent in a free slot, and place what has waited for one like it.
@@ -84,7 +86,10 @@ class Roster:
         crew = scheduling.crew
         self._retire(slot)
         scheduling.urgent.tell()
+        if not drain:
+            self._hurried.add(slot)
         if crew.forget(slot):
+            self._hurried.add(slot)
             self.gone(slot, for_good=True)
             crew.leaving.discard(slot)
             return
@@ -121,6 +126,8 @@ class Roster:
         scheduling = self._scheduling
         was_sent = scheduling.limits.death_settled(slot) or has_left
         scheduling.urgent.changed = True
+        if for_good and not is_end and (was_sent or scheduling.rules.agents.replace_dead) and self._has_more(slot):
+            for_good = False  # a successor finishes that, and leaves then
         if for_good or is_end:
             scheduling.why_ended.pop(slot, None)
         if is_end and not for_good:
@@ -136,6 +143,7 @@ class Roster:
             self._retire(slot)
             for_good = True
         if for_good:
+            self._hurried.discard(slot)
             scheduling.slots.remove(slot)
             base = scheduling.segment.layout.agent(slot)
             scheduling.words[base + L.LEAVE] = scheduling.words[base + L.HELD] = 0
@@ -143,6 +151,13 @@ class Roster:
         if for_good or not was_sent:
             self.moving.add(slot)
             self.move_away()
+
+    def _has_more(self, slot: int) -> bool:
+        """Whether a removed agent that is gone was to finish more: what nobody else can run."""
+        if slot in self._hurried:
+            return False
+        classes, ranges = self._scheduling.classes, self._scheduling.deques.ranges(slot)
+        return not all(classes.has_agents(classes.class_of(lo)) for lo, _ in ranges)
 
     def move_away(self) -> None:
         """Give what is queued at agents that left or died to others. Some may stay in `moving`: call it again."""

@@ -1051,3 +1051,28 @@ def test_nothing_is_lost_and_nothing_runs_twice_in_a_storm(open_scheduler: Open,
 
 def _pids(scheduler: WorkStealingScheduler) -> list[int | None]:
     return [agent.pid for agent in scheduler.agents.values()]
+
+
+@pytest.mark.parametrize("end", ["limit", "number", "death"])
+def test_removed_agent_whose_process_ends_still_finishes_what_nobody_else_can_run(
+    open_scheduler: Open, gates: Gates, end: str
+) -> None:
+    """By a time limit, as the last of its tasks by number, or by its death: a successor does it, and leaves then."""
+    options = {"agents__max_tasks": 3} if end == "number" else {}
+    scheduler, gate = open_scheduler(Agent("a", ["x"]), Agent("b"), **options), gates("held")
+    limit = 1.0 if end == "limit" else None
+    held = scheduler.submit_task(Task("held", ["x"], fn=pass_gate, args=(gate, 1), timeout=limit))
+    gate.wait_arrived()
+    rest = [scheduler.submit_task(Task("rest", ["x"], fn=tasks.double, args=(i,))) for i in range(8)]
+    wait_taken_in(scheduler)
+    agent = scheduler.agents["a"]
+    scheduler.remove_agent("a")
+    if end == "death":
+        kill(agent)
+    elif end == "number":
+        gate.release()
+    assert [task.result(60) for task in rest] == [2 * i for i in range(8)]
+    error = held.exception(60)
+    assert type(error) is {"limit": TaskTimeoutError, "number": type(None), "death": AgentDiedError}[end]
+    wait_gone_for_good(scheduler, 1)
+    scheduler._engine.validate()
