@@ -15,6 +15,7 @@ import fault_tasks as tasks
 import psutil
 import pytest
 from gates import Gates, pass_gate
+from scheduler_tasks import wait_ready
 from waiting import agent_pids, lines, program, wait_gone, wait_idle, wait_until
 
 import mpsteal
@@ -23,6 +24,7 @@ from mpsteal._engine import crew as crew_module
 from mpsteal._engine import recycle
 from mpsteal._engine.crew import Crew
 from mpsteal._engine.health import HELLO_TIMEOUT_S
+from mpsteal._engine.recycle import Recycler
 from mpsteal._engine.spares import Spares
 from mpsteal._queue import layout
 
@@ -267,6 +269,30 @@ def test_removed_agent_takes_its_spare_along(open_scheduler: OpenScheduler, gate
     scheduler.remove_agent("a")
     gate.release()
     assert held.result(60) == 1
+    wait_gone([spare])
+
+
+def test_spare_ends_with_an_agent_that_is_removed_while_its_slot_is_empty(
+    open_scheduler: OpenScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Agents that die as they come are started after a pause; the spare would have been the next one's."""
+    monkeypatch.setattr("mpsteal._engine.crew.BARREN_S", 600.0)
+    monkeypatch.setattr("mpsteal._engine.crew.RESPAWN_PAUSE_S", 600.0)
+    monkeypatch.setattr(Recycler, "turn", lambda *_: None)
+    scheduler = open_scheduler(Agent("a"), Agent("b"), agents__max_tasks=100)
+    wait_ready(scheduler)
+    engine, first = scheduler._engine, scheduler.agents["a"].pid
+    slot = scheduler.agents["a"]._slot
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: scheduler.agents["a"].pid not in (None, first), "replaced at once, the first time")
+    second = scheduler.agents["a"].pid
+    assert second is not None
+    os.kill(second, signal.SIGKILL)
+    wait_until(lambda: not engine.crew.is_settled and slot not in engine.crew.alive, "there is a pause")
+    engine.call(lambda: engine.crew.spares.start(slot))
+    (spare,) = spare_pids(scheduler)
+    scheduler.remove_agent("a")
     wait_gone([spare])
 
 
