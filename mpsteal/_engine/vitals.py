@@ -89,6 +89,9 @@ class Vitals:
             base = layout.agent(slot)
             # One that is parked beside its own queue has been rung, and does not come.
             is_idle = words[base + L.PARKED] and not dispatcher.deques.has_work(slot)
+            if words[base + L.STATE] == L.STARTING and agent.is_stopped():
+                self._tell(slot, agent, _STOPPED, 0.0)
+                continue
             if words[base + L.STATE] != L.READY or is_idle:
                 if slot not in dispatcher.frozen or not agent.is_stopped():
                     self._forget(slot)
@@ -179,10 +182,12 @@ class Vitals:
 
 def health_of(row: dict[str, Any], verdict: str | None, agent: AgentProcess | None) -> str:
     """One agent's health in a word, from its row of `all_status` and what was found at the last look. Any thread."""
-    if not row["pid"] or agent is None:
+    if agent is None:
         return "dead"
-    if row["state"] == "starting":
-        return "starting"
     if verdict == _STOPPED and not agent.is_stopped():
         verdict = None  # it goes on, and nobody has looked since
+    if row["state"] == "starting":
+        return _STOPPED if verdict == _STOPPED else "starting"
+    if not row["pid"]:
+        return "dead"
     return verdict or ("idle" if row["parked"] else "busy")

@@ -12,10 +12,11 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 from gates import Gates, pass_gate
-from waiting import agent_pids, wait_idle, wait_until
+from waiting import agent_pids, wait_gone, wait_idle, wait_until
 
 import mpsteal
 from mpsteal import Agent, Task
+from mpsteal._engine.vitals import health_of
 
 Open = Callable[..., mpsteal.Pool]
 OpenScheduler = Callable[..., mpsteal.WorkStealingScheduler]
@@ -179,3 +180,38 @@ def test_idle_pool_sets_no_timer(open_pool: Open) -> None:
     assert engine.vitals.due() == []
     assert engine._timeout() is None or engine.guard.due is not None
     assert before >= 0
+
+
+def test_stopped_agent_does_not_hold_up_the_end(open_pool: Open) -> None:
+    """All work is done, and it would never leave by itself."""
+    pool = open_pool(2)
+    wait_idle(pool)
+    stopped = agent_pids(pool)[0]
+    os.kill(stopped, signal.SIGSTOP)
+    pool.close()
+    pool.join()
+    wait_gone([stopped])
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_agent_that_is_stopped_while_it_starts_is_seen(
+    open_pool: Open, start_method: str, gates: Gates, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, gate = open_pool(1, start_method, initializer=pass_gate, initargs=(gates("starts"),)), gates("starts")
+    gate.wait_arrived()
+    assert health(pool) == ["starting"]
+    os.kill(pool._pool[0].pid, signal.SIGSTOP)
+    result = pool.apply_async(tasks.double, (1,))
+    wait_until(lambda: health(pool) == ["stopped"], "seen as stopped")
+    assert len(events(caplog, "agent_stopped")) == 1
+    gate.release()
+    os.kill(pool._pool[0].pid, signal.SIGCONT)
+    assert result.get() == 2
+    assert pool.stats().agents_stuck == 1
+
+
+def test_agent_is_starting_and_not_dead_before_it_says_hello() -> None:
+    row = {"pid": 0, "state": "starting", "parked": False}
+    agent: Any = object()
+    assert health_of(row, None, agent) == "starting"
+    assert health_of(row, None, None) == "dead"
