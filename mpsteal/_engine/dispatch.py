@@ -581,6 +581,7 @@ class Dispatcher(Losses):
                 break
             if type(item) is Job:
                 item.end(error)
+                self.limits.watched.discard(item)
             else:
                 item._forget_call()
                 item._resolve(False, error)

@@ -309,3 +309,18 @@ def test_death_in_a_map_says_which_items_were_lost(open_pool: Open, form: str, c
     assert len(items) == chunksize or chunksize is None or form != "map"
     assert ("items" if len(items) > 1 else "item 33") in str(caught.value)
     assert pickle.loads(pickle.dumps(caught.value)).items == items
+
+
+def test_map_that_fails_before_it_is_sent_is_watched_no_more(open_pool: Open) -> None:
+    """No page can be had for it: the engine has not yet looked at it."""
+    pool = open_pool(1)
+    dispatcher = pool._engine.dispatcher
+
+    def submit_and_fail() -> Any:
+        result = pool.map_async(tasks.double, range(3), timeout=60)
+        dispatcher.fail_unsent(MemoryError("full"))
+        return result
+
+    with pytest.raises(MemoryError, match="full"):
+        pool._engine.call(submit_and_fail).get()
+    assert not dispatcher.limits.watched
