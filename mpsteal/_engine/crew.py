@@ -278,6 +278,9 @@ class Crew:
                 extra=facts("agent_ended", agent=agent.slot, agent_pid=agent.process.pid),
             )
             agent.kill_group()
+        for slot, agent in self.alive.items():
+            if states[slot] != L.LEAVING and agent.is_stopped():
+                agent.kill_group()  # all is done, and it would never leave
         self._leave_by = now + KILL_EVERY_S
 
     def care(self, now: float, *, replacing: bool) -> BaseException | None:

@@ -182,8 +182,9 @@ def test_idle_pool_sets_no_timer(open_pool: Open) -> None:
     assert before >= 0
 
 
-def test_stopped_agent_does_not_hold_up_the_end(open_pool: Open) -> None:
+def test_stopped_agent_does_not_hold_up_the_end(open_pool: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """All work is done, and it would never leave by itself."""
+    monkeypatch.setattr("mpsteal._engine.crew.LEAVE_GRACE_S", 0.1)
     pool = open_pool(2)
     wait_idle(pool)
     stopped = agent_pids(pool)[0]
