@@ -156,6 +156,7 @@ class Crew:
         self._respawn_at.pop(slot, None)
         if slot in self.alive or slot in self._dead:
             return False
+        self._barren.pop(slot, None)
         self.spares.drop(slot)
         return True
 
@@ -349,6 +350,7 @@ class Crew:
         if slot not in self._slots:
             self.spares.drop(slot)
             self.leaving.discard(slot)
+            self._barren.pop(slot, None)  # the next agent there is another one
         return state
 
     def _replace(self, agent: AgentProcess, state: int, *, ran: bool) -> BaseException | None:

@@ -26,7 +26,7 @@ from .._queue.quick import make_ring
 from .jobs import END, WAIT, Job
 from .limits import Limits
 from .losses import Losses
-from .terms import may_run_again
+from .terms import agents_lost, may_run_again
 
 FIRST_BATCH, LARGEST_BATCH = 32, 1024
 """Chunks written before they are handed out. Where an agent is idle, the first batch is small, so that it starts soon,
@@ -435,8 +435,10 @@ class Dispatcher(Losses):
         """Take a call that has not started out of wherever it waits.
 
         Returns its chunk number (`layout.NONE` if it had none yet), or None when it is running or finished. What was
-        withdrawn never runs: `Deques.remove` keeps the agent out.
+        withdrawn never runs: `Deques.remove` keeps the agent out. What waits for another try has run already.
         """
+        if agents_lost(sink):
+            return None
         with suppress(ValueError):
             self.pending.remove(sink)
             sink._forget_call()

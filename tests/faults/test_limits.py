@@ -14,7 +14,7 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 from gates import Gates, pass_gate
-from waiting import agent_pids, lines, wait_idle, wait_until
+from waiting import agent_pids, lines, signal_own, wait_idle, wait_until
 
 import mpsteal
 
@@ -324,3 +324,17 @@ def test_map_that_fails_before_it_is_sent_is_watched_no_more(open_pool: Open) ->
     with pytest.raises(MemoryError, match="full"):
         pool._engine.call(submit_and_fail).get()
     assert not dispatcher.limits.watched
+
+
+def test_call_that_waits_for_another_try_has_run_and_cannot_be_withdrawn(open_pool: Open, gates: Gates) -> None:
+    """True would mean that it never ran."""
+    pool = open_pool(1)
+    first = pool.apply_async(pass_gate, (gates("first"), 1), retries=1)
+    gates("first").wait_arrived()
+    second = pool.apply_async(pass_gate, (gates("second"), 2))  # its successor takes this first or the other
+    assert signal_own(agent_pids(pool)[0], signal.SIGKILL)
+    wait_until(lambda: gates("first").arrived_nowait() or gates("second").arrived_nowait(), "one of them runs")
+    assert not first.cancel()
+    gates("first").open()
+    gates("second").open()
+    assert [first.get(), second.get()] == [1, 2]
