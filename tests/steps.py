@@ -548,7 +548,8 @@ def outcome(number: int) -> Any:
     """
     if number % 10 == 7:
         return bytes([number % 256]) * RING_BYTES
-    return number if number % 3 == 0 else Outcome(number, bytes(RING_BYTES // 5))
+    # Every fourth is small: dealt in turn to three agents, each has some, before its ring is full of the others.
+    return number if number % 4 == 0 else Outcome(number, bytes(RING_BYTES // 5))
 
 
 RING_BYTES = 4096

@@ -399,7 +399,7 @@ def test_agent_killed_as_fast_as_it_comes_back(open_pool: Open, start_method: st
         wait_until(lambda pid=pid: pool.stats().agents[0].pid not in (None, pid), f"back after death {i + 1}")  # type: ignore[misc]
     assert [value_or_death(result) for result in results].count("died") <= 4
     wait_idle(pool)
-    assert pool.stats().agents_replaced == 4
+    wait_until(lambda: pool.stats().agents_replaced == 4, "all are counted")
     assert pool.map(tasks.double, range(50)) == list(range(0, 100, 2))
     pool._engine.validate()
 

@@ -139,7 +139,8 @@ def kill_at(step: Step, front: Any, steps: tool.Steps, gate: Gate, noted: str) -
     before = {process.pid for process in engine.crew.processes}
     holds = [front.submit(pass_gate, gate) for _ in range(holding)]
     gate.wait_arrived(holding)
-    submit(AGENTS * BEHIND)
+    with silence(engine, wanted=True):  # so that all are taken in together, in ranges of several
+        submit(AGENTS * BEHIND)
     wait_taken_in(engine)
     with silence(engine, step.needs == "silence"):
         if step.needs == "ring":
