@@ -172,7 +172,10 @@ class Killer:
     def _run(self) -> None:
         while not self._stopped.wait(self._chance.uniform(*KILL_EVERY_S)):
             how_many = AGENTS if self._chance.random() < 0.02 else 1
-            pids = [row["pid"] for row in self._engine.status() if row["pid"]]
+            rows = self._engine.status()
+            pids = [row["pid"] for row in rows if row["pid"]]
+            if not self._engine._forks and sum(row["state"] == "ready" for row in rows) < 2:
+                continue  # they take longer to start than to be killed, and nothing would ever get done
             for pid in self._chance.sample(pids, min(len(pids), how_many)):
                 self.kill(pid)
 
