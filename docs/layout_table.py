@@ -34,6 +34,13 @@ HEADER = (
     Field("SLOTS_USED", "1 + the highest slot that ever had an agent", "parent", "agents", "none"),
     Field("RING_AFTER_NS", "how long busy agents let results lie before they ring (ns)", "parent", "agents", "none"),
     Field("LOOKED_NS", "when the parent last looked at all rings (monotonic clock, ns)", "parent", "agents", "none"),
+    Field(
+        "LINGERERS",
+        "from here to the end of the header: processes that have left their slots and are still there; 0: none",
+        "parent",
+        "Manager",
+        "none",
+    ),
 )
 
 AGENT = (

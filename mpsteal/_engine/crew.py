@@ -249,14 +249,25 @@ class Crew:
         for slot, agent in list(self.alive.items()):
             if self._words[self._layout.agent(slot) + L.STATE] == L.LEAVING and self._selector is not None:
                 pid = agent.process.pid
+                if not self._note_lingerer(0, pid):
+                    return  # so many are left that no more can be told to the Manager: this one has to end first
                 self._dead[slot] = self._lingering[pid] = self.alive.pop(slot)
                 self._selector.modify(agent.watch_fd, selectors.EVENT_READ, ("linger", pid))
+
+    def _note_lingerer(self, old: int, new: int) -> bool:
+        """Change a word of those by which the Manager knows them; False if there is none of the old value."""
+        at = next((at for at in range(L.LINGERERS, L.HEADER_WORDS) if self._words[at] == old), None)
+        if at is None:
+            return False
+        self._words[at] = new
+        return True
 
     def lingered(self, pid: int) -> None:
         """The selector has reported the end of one that had left its slot before."""
         agent = self._lingering.pop(pid)
-        if self._kill_at is not None:
-            agent.kill_group()  # SIGTERM ended it alone
+        self._note_lingerer(pid, 0)  # before it is joined: its number may be a stranger's then
+        if self._kill_at is not None or agent.was_killed():
+            agent.kill_group()  # the signal ended it alone
         if self._selector is not None:
             self._selector.unregister(agent.watch_fd)
         agent.close_watch()

@@ -133,6 +133,15 @@ class AgentProcess:
             else:
                 os.kill(self.process.pid, number)
 
+    def was_killed(self) -> bool:
+        """Whether a signal has ended it, to be asked before it is joined; False also where that cannot be told."""
+        if not hasattr(os, "waitid"):
+            return False
+        with contextlib.suppress(OSError):  # it is the fork server's child
+            end = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            return end is not None and end.si_code != os.CLD_EXITED
+        return False
+
     def terminate(self) -> None:
         """SIGTERM to the agent."""
         self._signal(signal.SIGTERM)

@@ -492,6 +492,7 @@ class Engine:
                 self.guard.died()
             elif what == "linger":
                 self.crew.lingered(slot)
+                rung = True  # another may have waited for its place
             elif what == "spare":
                 self.crew.spares.died(slot)
             else:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 MAGIC, STOP = 0, 1
 SLOTS_USED = 2  # by the parent, when an agent is added
 RING_AFTER_NS, LOOKED_NS = 8, 9  # by the parent, often; a line of their own
+LINGERERS = 16  # to the end of the header: processes that have left their slots and are still there, 0: none
 HEADER_WORDS = 64
 MAGIC_VALUE = 0x6D70_7374_6561_6C31  # "mpsteal1"
 

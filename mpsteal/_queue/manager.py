@@ -238,13 +238,14 @@ def end_agents(segment: Segment) -> None:
     quiet, ended = 0, set()
     while quiet < 3 and time.monotonic() < deadline:
         quiet += 1
-        for slot in range(layout.geometry.slots):
-            base = layout.agent(slot)
-            for pid in (words[base + L.PID], words[base + L.SPARE_PID]):
-                # Once each: where nobody reaps orphans, a dead leader can be signalled for ever.
-                if pid > 1 and pid not in ended and kill_group(pid):
-                    ended.add(pid)
-                    quiet = 0
+        bases = [layout.agent(slot) for slot in range(layout.geometry.slots)]
+        places = [base + at for base in bases for at in (L.PID, L.SPARE_PID)] + [*range(L.LINGERERS, L.HEADER_WORDS)]
+        for at in places:
+            pid = words[at]
+            # Once each: where nobody reaps orphans, a dead leader can be signalled for ever.
+            if pid > 1 and pid not in ended and kill_group(pid):
+                ended.add(pid)
+                quiet = 0
         # An agent that was being started may register late; look again until it is quiet.
         time.sleep(0.05)
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from gates import Gates, pass_gate
 from scheduler_tasks import wait_ready
-from waiting import agent_pids, lines, program, wait_gone, wait_idle, wait_until
+from waiting import agent_pids, lines, program, signal_own, wait_gone, wait_idle, wait_until
 
 import mpsteal
 from mpsteal import Agent, Task
@@ -496,3 +496,45 @@ if __name__ == "__main__":
             os.close(fd)
         print([result.get() for result in results])
 """
+
+
+LINGERS = """
+import multiprocessing, os, signal, sys, time
+import fault_tasks as tasks
+import mpsteal
+
+if __name__ == "__main__":
+    pool = mpsteal.Pool(1, context=sys.argv[1], maxtasksperchild=1)
+    print(pool.apply(tasks.leave_a_process), flush=True)
+    print(pool.apply(os.getpid), flush=True)
+    time.sleep(1)  # the Manager is there
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_killed_parent_takes_those_along_that_have_left_their_slots(tmp_path: Path, start_method: str) -> None:
+    with program(tmp_path, LINGERS, start_method) as run:
+        wait_until(lambda: run.output.endswith("ready\n") or run.process.poll() is not None, "both have run")
+        run.meet_family()
+        lingering = int(run.output.split()[0])
+        left_behind = [child.pid for child in psutil.Process(lingering).children()]
+        assert len(left_behind) == 1, run.errors
+        run.process.send_signal(signal.SIGKILL)
+        run.wait()
+        wait_gone([lingering, *left_behind], 2.0)
+        run.check_nothing_left()
+
+
+def test_more_that_linger_than_can_be_told_have_the_next_wait(open_pool: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "HEADER_WORDS", layout.LINGERERS + 2)
+    pool = open_pool(2, maxtasksperchild=1)
+    left = [pool.apply(tasks.leave_a_process) for _ in range(2)]
+    third = pool.apply(tasks.leave_a_process)
+    assert pool.map(tasks.double, range(1)) == [0], "the other slot works on"
+    crew = pool._engine.crew
+    assert set(crew._lingering) <= {*left, third} and len(crew._lingering) == 2
+    assert signal_own(left[0], signal.SIGKILL)
+    wait_until(lambda: third in crew._lingering, "there is room again")
+    pool.terminate()
+    wait_gone([*left, third])

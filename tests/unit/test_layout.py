@@ -16,7 +16,7 @@ GEOMETRIES = [
     L.Geometry(2, levels=1, entries=3, page_chunks=5, page_bytes=72, pages=3, ring_bytes=64),
 ]
 
-HEADER = ("MAGIC", "STOP", "SLOTS_USED", "RING_AFTER_NS", "LOOKED_NS")
+HEADER = ("MAGIC", "STOP", "SLOTS_USED", "RING_AFTER_NS", "LOOKED_NS", "LINGERERS")
 NOT_WORDS = {"NONE", "INT_LIMIT", "VACANT", "STARTING", "READY", "LEAVING", "INIT_FAILED", "CLASS_SHIFT", "FLAGS_MASK"}
 AGENT_PREFIXES_OF_OTHERS = ("SLOT_", "KIND_", "HEADER_", "MAGIC", "FUNCTION_", "LEVELS_", "INLINE_", "MASK_")
 
