@@ -137,10 +137,11 @@ class AgentProcess:
         """Whether a signal has ended it, to be asked before it is joined; False also where that cannot be told."""
         if not hasattr(os, "waitid"):
             return False
-        with contextlib.suppress(OSError):  # it is the fork server's child
+        try:
             end = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
             return end is not None and end.si_code != os.CLD_EXITED
-        return False
+        except OSError:  # the fork server's child, or `multiprocessing` has fetched its end as it started another
+            return (self.process.exitcode or 0) < 0
 
     def terminate(self) -> None:
         """SIGTERM to the agent."""

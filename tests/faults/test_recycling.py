@@ -103,7 +103,9 @@ def test_old_agents_are_replaced_while_there_is_work(open_pool: Open, caplog: py
 
 def test_agent_that_has_grown_is_replaced(open_pool: Open, start_method: str, gates: Gates) -> None:
     """After the task that made it grow, not within; and nothing is lost of what was queued behind."""
-    base = psutil.Process().memory_info().rss
+    fresh = open_pool(1, start_method)  # what an agent takes: a fork as much as this process, others less
+    base = psutil.Process(fresh.apply(os.getpid)).memory_info().rss
+    fresh.terminate()
     pool, gate = open_pool(1, start_method, max_rss=base + 128 * MIB), gates("held")
     before = pool.apply(os.getpid)
     held = pool.apply_async(tasks.grow_and_wait, (256 * MIB, gate))
