@@ -165,13 +165,20 @@ class _ToTable(logging.Handler):
 def live(screen: Screen, scheduler: WorkStealingScheduler) -> Iterator[LiveTable]:
     """A table for a running scheduler, drawn a last time at the end."""
     table = LiveTable(screen, scheduler)
+    with log_apart(_ToTable(table)):
+        yield table
+        table.tick(now=True)
+
+
+@contextmanager
+def log_apart(handler: logging.Handler | None = None) -> Iterator[None]:
+    """The scheduler's messages go to this handler alone, or to none."""
     logger = logging.getLogger("mpsteal")
-    handler, propagate = _ToTable(table), logger.propagate
+    handler, propagate = handler or logging.NullHandler(), logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
     try:
-        yield table
-        table.tick(now=True)
+        yield
     finally:
         logger.propagate = propagate
         logger.removeHandler(handler)

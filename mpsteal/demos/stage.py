@@ -19,7 +19,7 @@ from ..agents import Agent
 from ..scheduler import WorkStealingScheduler
 from ..tasks import HIGHEST, Task
 from . import work
-from .live import LiveTable, Screen, live
+from .live import LiveTable, Screen, live, log_apart
 
 ALARM_S = 60.0
 """Longest wait for anything; a demo takes a few seconds."""
@@ -131,6 +131,7 @@ def open_stage(screen: Screen, options: Options, **rules: Any) -> Iterator[Stage
     context = multiprocessing.get_context(options.start_method)
     with (
         tempfile.TemporaryDirectory(prefix="mpsteal-demo-") as directory,
+        log_apart(),  # until the scheduler is gone: after a Ctrl-C deaths are still settled when the table is not there
         WorkStealingScheduler(context=context, **rules) as scheduler,
         live(screen, scheduler) as table,
     ):
