@@ -281,7 +281,7 @@ class Pool:
         retries: int = 0,
     ) -> Any:
         """Call `func(*args, **kwds)` in an agent and wait for its value."""
-        if timeout is not None or retries:
+        if timeout is not None or retries:  # else as the stock pool calls it: a subclass's may take no more
             return self.apply_async(func, args, kwds, timeout=timeout, retries=retries).get()
         return self.apply_async(func, args, kwds).get()
 
@@ -306,7 +306,7 @@ class Pool:
             retries: how often the call may run again if its agent dies of it; an exception is an answer, and so is the
                 end of its time.
 
-        Raises ValueError or TypeError when `timeout` or `retries` is none.
+        Raises ValueError or TypeError when `timeout` is no positive number, or `retries` no whole number from 0 on.
         """
         if self._state != RUN:
             self._check_running()
@@ -353,8 +353,7 @@ class Pool:
         limits = self._engine.dispatcher.limits
         result._watched = limits.watched
         if terms.timeout_ns:
-            limits.watched.add(result)
-            limits.look_soon()
+            limits.watch(result)
         self._engine.submit(result)
         return result
 
@@ -445,9 +444,7 @@ class Pool:
 
     def _submit_job(self, job: Job) -> None:
         if job.terms.timeout_ns:
-            limits = self._engine.dispatcher.limits
-            limits.watched.add(job)
-            limits.look_soon()
+            self._engine.dispatcher.limits.watch(job)
         self._engine.submit(job)
 
     def imap(

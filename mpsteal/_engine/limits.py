@@ -1,5 +1,5 @@
 """Time limits: a task that runs for longer than its `timeout` is ended, and nothing else with it. Engine thread only,
-but for `watched`.
+but for `watch` and `watched`.
 
     claim, started (shared words) --look--> over its limit? --hold its lock--> still that one? --> SIGKILL
                                                                                                      |
@@ -36,16 +36,17 @@ class Limits:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self.watched: set[Any] = set()
-        """What has a limit and is not over: calls and jobs of a Pool (whoever submits adds them), tasks."""
+        """What has a limit and is not over: calls and jobs of a Pool, tasks."""
         self.ending: dict[int, int] = {}
         """The chunk for which an agent was ended, by slot, until its death is settled."""
         self._seen_start: dict[int, tuple[int, int]] = {}
         self._look_at = 0.0
         self._is_asked = False
 
-    def look_soon(self) -> None:
-        """Something with a limit has come in. Any thread: `_look_at` would not do, which a look that is under way
-        overwrites."""
+    def watch(self, limited: Any) -> None:
+        """Something with a limit has come in. Any thread: `_look_at` would not do to ask for a look, which one that is
+        under way overwrites."""
+        self.watched.add(limited)
         self._is_asked = True
 
     def turn(self, now: float) -> None:

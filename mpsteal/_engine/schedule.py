@@ -148,8 +148,7 @@ class Scheduling(Dispatcher):
                 task._seq = task._ready_ns  # when it was submitted: one number less for the garbage collector to visit
                 if task._terms is not NO_TERMS:
                     if task._terms.timeout_ns:
-                        self.limits.watched.add(task)
-                        self.limits.look_soon()
+                        self.limits.watch(task)
                     self.deadlines.watch(task)
                 if task._links is not None and not self.dependents.link(task):
                     continue
