@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 
+from .._terminal import to_the_end
 from . import OK, PROBLEM, WARNING, Finding, facts, judge
 from .watch import run_self_test
 
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(in_words(finding))
             sys.stdout.flush()
 
-    try:
+    def examine() -> int:
         for finding in look():
             report(finding)
         if not options.no_self_test:
@@ -72,13 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             sys.stdout.write(conclusion(found))
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.excepthook = _say_interrupted
-        raise
-    except BrokenPipeError:  # `| head`: who reads has gone, and the interpreter would complain at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 1 if problems else 0
+        return 1 if problems else 0
+
+    return to_the_end(examine)
 
 
 def _seconds(text: str) -> float:
@@ -116,11 +111,3 @@ def conclusion(found: list[Finding]) -> str:
         return f"\n{len(problems)} problem{'s' * (len(problems) != 1)}: {', '.join(problems)}\n"
     good = sum(f.verdict == OK for f in found)
     return f"\nno problems; {good} checks well" + (f", look at: {', '.join(warnings)}\n" if warnings else "\n")
-
-
-def _say_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """In place of the traceback, which tells nothing here."""
-    if isinstance(error, KeyboardInterrupt):
-        sys.stderr.write("interrupted; all agents are gone\n")
-    else:
-        sys.__excepthook__(kind, error, trace)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
-import sys
 from collections.abc import Sequence
 from importlib import import_module
-from types import TracebackType
 from typing import Any
 
+from .._terminal import to_the_end
 from . import DEMOS
 from .live import Screen
 from .stage import Options, StuckError
@@ -34,14 +32,7 @@ def main(name: str | None = None, argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     names = [wanted] if (wanted := name or given.name) else list(DEMOS)
     options = Options(given.quick, given.start_method)
-    try:
-        return _run_all(names, options)
-    except KeyboardInterrupt:
-        sys.excepthook = _say_interrupted
-        raise
-    except BrokenPipeError:  # `| head`: who reads has gone, and the interpreter would complain at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    return to_the_end(lambda: _run_all(names, options))
 
 
 def _run_all(names: list[str], options: Options) -> int:
@@ -82,11 +73,3 @@ def conclude(name: str, screen: Screen, demo: Any, report: Any) -> bool:
     if not problems:
         screen.line(f"checked {name}: {demo.checked(report)}")
     return not problems
-
-
-def _say_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """In place of the traceback, which tells nothing here."""
-    if isinstance(error, KeyboardInterrupt):
-        sys.stderr.write("interrupted; all agents are gone\n")
-    else:
-        sys.__excepthook__(kind, error, trace)
