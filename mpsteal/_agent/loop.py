@@ -28,6 +28,7 @@ from .._queue.arena import Segment, read_function
 from .._queue.barrier import load_barrier, register
 from .._queue.deque import ASK, EMPTY, RETRY, STOLEN, Deques
 from .._queue.locks import Locks
+from . import here
 from .launch import AgentSpec
 from .serialize import PLAIN, Encoder, describe, encode_error, explain_coroutine
 
@@ -110,6 +111,7 @@ class Agent:
             is_initialized: the initializer has run, when this was a spare; `failure` is what it raised.
         """
         words, base, spec = self.words, self.base, self.spec
+        here.begin(self)
         words[base + L.PID] = os.getpid()
         words[base + L.SPARE_PID] = words[base + L.SPARE_UP] = 0
         if spec.initializer is not None and not is_initialized:
