@@ -80,7 +80,7 @@ class Agent:
         return row.state  # type: ignore[no-any-return]
 
     @property
-    def current_task(self) -> Task | None:
+    def current_task(self) -> Task[Any] | None:
         """What it is running right now."""
         row = self._row()
         return None if row is None else row.current_task

@@ -11,7 +11,7 @@ from .errors import DependencyError
 from .tasks import Task
 
 
-def check_circles(group: Mapping[int, Task]) -> None:
+def check_circles(group: Mapping[int, Task[Any]]) -> None:
     """Raise ValueError if tasks that are submitted together, by id, depend on each other in a circle."""
     edges = {i: [_id_of(named) for named in _named(task)] for i, task in group.items() if task._links is not None}
     if not edges:
@@ -22,7 +22,9 @@ def check_circles(group: Mapping[int, Task]) -> None:
         raise ValueError(f"these tasks depend on each other in a circle: {path}")
 
 
-def find_dependencies(task: Task, group: Mapping[int, Task], home: Any, dispatcher: Any) -> tuple[Task, ...]:
+def find_dependencies(
+    task: Task[Any], group: Mapping[int, Task[Any]], home: Any, dispatcher: Any
+) -> tuple[Task[Any], ...]:
     """The tasks to wait for, and those that failed already.
 
     Args:
@@ -36,7 +38,7 @@ def find_dependencies(task: Task, group: Mapping[int, Task], home: Any, dispatch
     return tuple(_find(task, group, home, dispatcher))
 
 
-def _find(task: Task, group: Mapping[int, Task], home: Any, dispatcher: Any) -> Iterator[Task]:
+def _find(task: Task[Any], group: Mapping[int, Task[Any]], home: Any, dispatcher: Any) -> Iterator[Task[Any]]:
     for named in _named(task):
         if isinstance(named, int):
             found = group.get(named) or dispatcher.unfinished.get(named)
@@ -57,7 +59,7 @@ def _find(task: Task, group: Mapping[int, Task], home: Any, dispatcher: Any) -> 
             yield named
 
 
-def _named(task: Task) -> list[Any]:
+def _named(task: Task[Any]) -> list[Any]:
     """What a task depends on, as it was named: dependencies, then tasks among its arguments."""
     named = [*task.dependencies, *(v for v in (*task.args, *task.kwargs.values()) if isinstance(v, Task))]
     for value in named:
@@ -70,7 +72,7 @@ def _id_of(named: Any) -> int:
     return named if isinstance(named, int) else int(named.id)
 
 
-def _failed(number: int, failure: tuple[str, int, str]) -> Task:
+def _failed(number: int, failure: tuple[str, int, str]) -> Task[Any]:
     """Stands for a task that is forgotten but for how it ended: the root of its failure, that one's id, the reason."""
     task = Task(failure[0])
     task.id, task._state, task._exception = number, FINISHED, DependencyError(failure[0], number, *failure)

@@ -15,10 +15,11 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from multiprocessing.context import BaseContext
+from typing import Any, TypeVar
 
 from ._engine.cpus import usable_cpus
 from ._engine.health import interrupts_deferred
@@ -30,7 +31,20 @@ from ._engine.terms import NO_TERMS, Terms, check_seconds
 from ._engine.vitals import STUCK_AFTER_S
 from ._policy.chunking import CHUNKS_AHEAD_PER_AGENT
 from ._queue.layout import KIND_CALL, KIND_MAP, KIND_STARMAP
-from .results import AsyncResult, Flattened, IMapIterator, IMapUnorderedIterator, LimitedResult, MapResult
+from .results import (
+    AsyncResult,
+    ChunkedIMapIterator,
+    ChunkedIMapUnorderedIterator,
+    IMapIterator,
+    IMapUnorderedIterator,
+    LimitedResult,
+    MapResult,
+)
+
+_Item = TypeVar("_Item")
+_Self = TypeVar("_Self", bound="Pool")
+_T = TypeVar("_T")
+_Results = TypeVar("_Results", bound=IMapIterator[Any])
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 FOREIGN = "FOREIGN"  # in a forked child of the process that made the pool
@@ -154,10 +168,10 @@ class Pool:
     def __init__(
         self,
         processes: int | None = None,
-        initializer: Callable[..., Any] | None = None,
+        initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
-        context: Any = None,
+        context: BaseContext | str | None = None,
         *,
         max_age: float | None = None,
         max_rss: int | None = None,
@@ -243,7 +257,7 @@ class Pool:
         if getattr(self, "_state", None) == _run:
             _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
 
-    def __enter__(self) -> Pool:
+    def __enter__(self: _Self) -> _Self:  # noqa: PYI019  Self needs typing_extensions before 3.11
         self._check_running()
         return self
 
@@ -273,13 +287,13 @@ class Pool:
 
     def apply(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         args: Iterable[Any] = (),
-        kwds: dict[str, Any] = {},  # noqa: B006  the stock signature
+        kwds: Mapping[str, Any] = {},  # the stock signature
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> Any:
+    ) -> _T:
         """Call `func(*args, **kwds)` in an agent and wait for its value."""
         if timeout is not None or retries:  # else as the stock pool calls it: a subclass's may take no more
             return self.apply_async(func, args, kwds, timeout=timeout, retries=retries).get()
@@ -287,15 +301,15 @@ class Pool:
 
     def apply_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         args: Iterable[Any] = (),
-        kwds: dict[str, Any] = {},  # noqa: B006  the stock signature
-        callback: Callable[[Any], Any] | None = None,
-        error_callback: Callable[[BaseException], Any] | None = None,
+        kwds: Mapping[str, Any] = {},  # the stock signature
+        callback: Callable[[_T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> AsyncResult:
+    ) -> AsyncResult[_T]:
         """Call `func(*args, **kwds)` in an agent; returns a handle at once.
 
         Args:
@@ -315,7 +329,7 @@ class Pool:
         # Field by field, not by a constructor: one Python call less in the hottest path of the parent (0.2 us). The
         # call travels in its handle: each further object per task has the garbage collector come sooner (two tuples
         # more took 0.6 us).
-        result = _new_result(AsyncResult)
+        result: AsyncResult[_T] = _new_result(AsyncResult)
         result._pool = self
         result._callbacks = (callback, error_callback) if callback or error_callback else None
         frame: Any = sys._getframe(1)
@@ -338,9 +352,9 @@ class Pool:
 
     def _apply_limited(
         self, func: Any, args: Any, kwds: Any, callback: Any, error_callback: Any, terms: Terms
-    ) -> AsyncResult:
+    ) -> AsyncResult[Any]:
         """`apply_async` of a call with terms."""
-        result = LimitedResult()
+        result: LimitedResult[Any] = LimitedResult()
         result._pool = self
         result._callbacks = (callback, error_callback)
         frame: Any = sys._getframe(2)
@@ -359,59 +373,59 @@ class Pool:
 
     def map(
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[_Item], _T],
+        iterable: Iterable[_Item],
         chunksize: int | None = None,
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> list[Any]:
+    ) -> list[_T]:
         """`[func(x) for x in iterable]` over the agents, in order. Without `chunksize` it is cut by policy.
 
         `timeout` and `retries` as in `apply_async`: each item has that time; a chunk of items runs again as a whole.
         """
         terms = _terms(timeout, retries)
-        return self._map_async(func, iterable, KIND_MAP, chunksize, None, None, sys._getframe(1), terms).get()  # type: ignore[no-any-return]
+        return self._map_async(func, iterable, KIND_MAP, chunksize, None, None, sys._getframe(1), terms).get()
 
     def map_async(
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[_Item], _T],
+        iterable: Iterable[_Item],
         chunksize: int | None = None,
-        callback: Callable[[list[Any]], Any] | None = None,
-        error_callback: Callable[[BaseException], Any] | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> MapResult:
+    ) -> MapResult[_T]:
         """`map` that returns a handle at once."""
         terms = _terms(timeout, retries)
         return self._map_async(func, iterable, KIND_MAP, chunksize, callback, error_callback, sys._getframe(1), terms)
 
     def starmap(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> list[Any]:
+    ) -> list[_T]:
         """`[func(*x) for x in iterable]` over the agents, in order."""
         terms = _terms(timeout, retries)
-        return self._map_async(func, iterable, KIND_STARMAP, chunksize, None, None, sys._getframe(1), terms).get()  # type: ignore[no-any-return]
+        return self._map_async(func, iterable, KIND_STARMAP, chunksize, None, None, sys._getframe(1), terms).get()
 
     def starmap_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-        callback: Callable[[list[Any]], Any] | None = None,
-        error_callback: Callable[[BaseException], Any] | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> MapResult:
+    ) -> MapResult[_T]:
         """`starmap` that returns a handle at once."""
         frame, terms = sys._getframe(1), _terms(timeout, retries)
         return self._map_async(func, iterable, KIND_STARMAP, chunksize, callback, error_callback, frame, terms)
@@ -426,14 +440,14 @@ class Pool:
         error_callback: Any,
         frame: Any,
         terms: Terms,
-    ) -> MapResult:
+    ) -> MapResult[Any]:
         self._check_running()
         # A copy of what may change while it is read, and whatever user code there is in it runs here.
         items: Sequence[Any] = iterable if type(iterable) in (tuple, range) else list(iterable)  # type: ignore[assignment]
         if chunksize is not None:
             _check_count("chunksize", chunksize, 0, "None lets the pool choose")
         site = (frame.f_code, frame.f_lasti)
-        result = MapResult(self, len(items), callback, error_callback)
+        result: MapResult[Any] = MapResult(self, len(items), callback, error_callback)
         if not items:
             result._settle(True, [])  # without a callback, as in the stock pool
             return result
@@ -449,14 +463,14 @@ class Pool:
 
     def imap(
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[_Item], _T],
+        iterable: Iterable[_Item],
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> IMapIterator | Flattened:
+    ) -> IMapIterator[_T]:
         """Lazy `map`: reads the iterable as tasks finish, gives results in order.
 
         Args:
@@ -467,32 +481,36 @@ class Pool:
             timeout, retries: as in `map`. Only the items of that chunk raise, and the iterator goes on.
         """
         terms = _terms(timeout, retries)
-        return self._imap(IMapIterator, func, iterable, chunksize, buffersize, sys._getframe(1), terms)
+        kind: type[IMapIterator[_T]] = IMapIterator if chunksize == 1 else ChunkedIMapIterator
+        return self._imap(kind, func, iterable, chunksize, buffersize, sys._getframe(1), terms)
 
     def imap_unordered(
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[_Item], _T],
+        iterable: Iterable[_Item],
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> IMapIterator | Flattened:
+    ) -> IMapUnorderedIterator[_T]:
         """`imap` that gives results as they come."""
         terms = _terms(timeout, retries)
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize, sys._getframe(1), terms)
+        kind: type[IMapUnorderedIterator[_T]] = IMapUnorderedIterator
+        if chunksize != 1:
+            kind = ChunkedIMapUnorderedIterator
+        return self._imap(kind, func, iterable, chunksize, buffersize, sys._getframe(1), terms)
 
     def _imap(
         self,
-        cls: type[IMapIterator],
+        cls: type[_Results],
         func: Any,
         iterable: Iterable[Any],
         chunksize: int,
         buffersize: int | None,
         frame: Any,
         terms: Terms,
-    ) -> IMapIterator | Flattened:
+    ) -> _Results:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
@@ -516,7 +534,7 @@ class Pool:
         )
         out._job = job
         self._submit_job(job)
-        return out if chunksize == 1 else Flattened(out)
+        return out
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ._engine.dispatch import explain_pickling
 from ._engine.jobs import WAIT
@@ -28,6 +28,8 @@ from ._policy.chunking import CHUNK_NS, MapCutter
 if TYPE_CHECKING:
     from .pool import Pool
 
+_T = TypeVar("_T")
+_Results = TypeVar("_Results", bound="IMapIterator[Any]")
 
 LOST_SIGNAL_S = 0.1
 """First part of a wait (s). A signal that comes while the interpreter hands its lock to another thread, on the way
@@ -92,7 +94,7 @@ class _Waitable:
                     entry[1].release()
 
 
-class AsyncResult(_Waitable):
+class AsyncResult(_Waitable, Generic[_T]):
     """Result of `Pool.apply_async`: the contract of `multiprocessing.pool.AsyncResult`.
 
     Of 100,000 pending calls this object is most of what the parent holds. `_function`, `_args` and `_kwds` are the call
@@ -163,7 +165,7 @@ class AsyncResult(_Waitable):
         """Wait until finished or until `timeout` seconds have passed."""
         self._wait(timeout)
 
-    def get(self, timeout: float | None = None) -> Any:
+    def get(self, timeout: float | None = None) -> _T:
         """The call's value.
 
         Raises:
@@ -176,7 +178,7 @@ class AsyncResult(_Waitable):
         if not self._done and not self._wait(timeout):
             raise multiprocessing.TimeoutError
         if self._success:
-            return self._value
+            return self._value  # type: ignore[no-any-return]  # or an error
         raise self._value
 
     def _resolve(self, ok: bool, value: Any) -> None:
@@ -208,7 +210,7 @@ class AsyncResult(_Waitable):
 ApplyResult = AsyncResult
 
 
-class LimitedResult(AsyncResult):
+class LimitedResult(AsyncResult[_T]):
     """The same of a call that has a time limit, or may run again if its agent dies.
 
     `_callbacks` is never None here, so that it is always resolved by its own methods.
@@ -225,7 +227,7 @@ class LimitedResult(AsyncResult):
         self._watched.discard(self)
 
 
-class MapResult(AsyncResult):
+class MapResult(AsyncResult[list[_T]]):
     """Result of `map_async` and `starmap_async`: a list in order, or the first error.
 
     As in the stock pool an error is known at once but the result is ready only when all chunks are finished.
@@ -237,8 +239,8 @@ class MapResult(AsyncResult):
         self,
         pool: Pool,
         length: int,
-        callback: Callable[[list[Any]], Any] | None,
-        error_callback: Callable[[BaseException], Any] | None,
+        callback: Callable[[list[_T]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
     ) -> None:
         self._pool = pool
         self._callbacks = (callback, error_callback) if callback or error_callback else None
@@ -309,7 +311,7 @@ class MapResult(AsyncResult):
                 self._resolve(False, self._value)
 
 
-class IMapIterator(_Waitable):
+class IMapIterator(_Waitable, Generic[_T]):
     """Results of `imap`, in order; `next(timeout=None)` and iteration."""
 
     def __init__(self, pool: Pool, chunksize: int) -> None:
@@ -328,10 +330,10 @@ class IMapIterator(_Waitable):
     def _is_done(self) -> bool:
         return bool(self._items) or self._exhausted
 
-    def __iter__(self) -> IMapIterator:
+    def __iter__(self: _Results) -> _Results:  # noqa: PYI019  Self needs typing_extensions before 3.11
         return self
 
-    def next(self, timeout: float | None = None) -> Any:
+    def next(self, timeout: float | None = None) -> _T:
         """The next result; raises what its call raised.
 
         Raises:
@@ -347,7 +349,7 @@ class IMapIterator(_Waitable):
         if job is not None and job.buffersize is not None:
             self._consumed(job)
         if ok:
-            return value
+            return value  # type: ignore[no-any-return]  # or an error
         raise value
 
     __next__ = next
@@ -414,7 +416,7 @@ class IMapIterator(_Waitable):
             self._wake_waiters(pool._engine.waiting)
 
 
-class IMapUnorderedIterator(IMapIterator):
+class IMapUnorderedIterator(IMapIterator[_T]):
     """Results of `imap_unordered`, as they come."""
 
     def deliver(self, index: int, ok: bool, value: Any) -> None:
@@ -425,29 +427,34 @@ class IMapUnorderedIterator(IMapIterator):
             self._announce()
 
 
-class Flattened:
-    """Iterator over the items of chunks of more than one item, with the same `next(timeout)`."""
+class _Chunked(IMapIterator[_T]):
+    """Items of chunks of more than one."""
 
-    def __init__(self, chunks: IMapIterator) -> None:
-        self._chunks = chunks
+    def __init__(self, pool: Pool, chunksize: int) -> None:
+        super().__init__(pool, chunksize)
         self._current: Iterator[Any] = iter(())
-        self._lock = threading.Lock()
+        self._reading = threading.Lock()
 
-    def __iter__(self) -> Flattened:
-        return self
-
-    def next(self, timeout: float | None = None) -> Any:
+    def next(self, timeout: float | None = None) -> _T:
         """See `IMapIterator.next`."""
         # Two threads that read it may not lose a chunk between them.
-        if not self._lock.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))):
+        if not self._reading.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))):
             raise multiprocessing.TimeoutError
         try:
             while True:
                 for value in self._current:
-                    return value
-                values, _ = self._chunks.next(timeout)
-                self._current = iter(values)
+                    return value  # type: ignore[no-any-return]  # as it came
+                chunk: Any = super().next(timeout)
+                self._current = iter(chunk[0])
         finally:
-            self._lock.release()
+            self._reading.release()
 
     __next__ = next
+
+
+class ChunkedIMapIterator(_Chunked[_T], IMapIterator[_T]):
+    """Results of `imap` with a `chunksize`."""
+
+
+class ChunkedIMapUnorderedIterator(_Chunked[_T], IMapUnorderedIterator[_T]):
+    """Results of `imap_unordered` with a `chunksize`: chunks as they come, the items of each in order."""

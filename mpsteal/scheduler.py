@@ -27,8 +27,9 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
+from multiprocessing.context import BaseContext
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from ._agent.launch import Balancing
 from ._agent.marker import reached
@@ -49,6 +50,8 @@ from .dependencies import check_circles, find_dependencies
 from .errors import DeadlineWarning
 from .metrics import Sampler, WorkStealingMetrics
 from .tasks import HIGHEST, LOWEST, Task, check_priority, skill_set
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger("mpsteal")
 
@@ -85,11 +88,11 @@ class WorkStealingScheduler:
 
     def __init__(
         self,
-        config: Any = None,
+        config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None,
         *,
-        initializer: Callable[..., Any] | None = None,
+        initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
-        context: Any = None,
+        context: BaseContext | str | None = None,
         geometry: dict[str, int] | None = None,
         **overrides: Any,
     ) -> None:
@@ -107,7 +110,7 @@ class WorkStealingScheduler:
         self._agents: dict[str, Agent] = {}
         self._leaving: list[Agent] = []
         """Agents that were removed and are not gone yet."""
-        self._tasks: dict[int, Task] = {}
+        self._tasks: dict[int, Task[Any]] = {}
         self._places: dict[int, dict[frozenset[str], int]] = {p: {} for p in range(LOWEST, HIGHEST + 1)}
         """What the engine calls the level and class of tasks without a deadline, by priority and skills."""
         self._refuses_unmatched = self.config.matching.on_unmatched == "error"
@@ -346,11 +349,11 @@ class WorkStealingScheduler:
     # -- tasks ----------------------------------------------------------------------------------------------------
 
     @property
-    def tasks(self) -> Mapping[int, Task]:
+    def tasks(self) -> Mapping[int, Task[Any]]:
         """The tasks that are not over, by id."""
         return MappingProxyType(dict(self._tasks))
 
-    def submit_task(self, task: Task) -> Task:
+    def submit_task(self, task: Task[_T]) -> Task[_T]:
         """Hand a task in; returns it, since it is the future for its result.
 
         Raises:
@@ -373,7 +376,13 @@ class WorkStealingScheduler:
             engine.late()
         return task
 
-    def submit_tasks(self, tasks: Iterable[Task]) -> list[Task]:
+    @overload
+    def submit_tasks(self, tasks: Iterable[Task[_T]]) -> list[Task[_T]]: ...
+
+    @overload
+    def submit_tasks(self, tasks: Iterable[Task[Any]]) -> list[Task[Any]]: ...
+
+    def submit_tasks(self, tasks: Iterable[Task[Any]]) -> list[Task[Any]]:
         """Hand many tasks in, in any order of their dependencies; returns them as a list. All or none.
 
         Raises what `submit_task` raises, and ValueError when they depend on each other in a circle.
@@ -389,7 +398,7 @@ class WorkStealingScheduler:
         if len(group) < len(tasks):
             raise ValueError("the same task is there twice")
         check_circles(group)
-        prepared: list[Task] = []
+        prepared: list[Task[Any]] = []
         try:
             for task in tasks:
                 self._prepare(task, group)
@@ -406,7 +415,7 @@ class WorkStealingScheduler:
             engine.late()
         return tasks
 
-    def _prepare(self, task: Task, group: Mapping[int, Task] | None) -> None:
+    def _prepare(self, task: Task[Any], group: Mapping[int, Task[Any]] | None) -> None:
         """Check one task and make it ready for the engine."""
         if not isinstance(task, Task):
             raise TypeError(f"a Task is wanted, not {task!r}; submit_tasks takes many")
@@ -432,7 +441,7 @@ class WorkStealingScheduler:
             task._home = None
             raise
 
-    def _find_place(self, task: Task) -> int:
+    def _find_place(self, task: Task[Any]) -> int:
         """The level and class of a task without a deadline, as the engine's `_group`. Kept for the next of that
         priority and skills."""
         check_priority(task.priority)  # they may have been set since the task was made
@@ -445,7 +454,7 @@ class WorkStealingScheduler:
         self._places[task.priority][skills] = place
         return place
 
-    def _check_deadline(self, task: Task) -> None:
+    def _check_deadline(self, task: Task[Any]) -> None:
         """Tell if the deadline cannot be met: it has passed, or the task alone takes longer."""
         left_s = (task._terms.deadline_ns - task._ready_ns) / 1e9
         if left_s > (task.cost or 0.0):
@@ -454,7 +463,7 @@ class WorkStealingScheduler:
         warnings.warn(f"the deadline of task {task.name!r} {why}", DeadlineWarning, stacklevel=4)
         task._terms.at_risk = True
 
-    def cancel(self, task: Task | int) -> bool:
+    def cancel(self, task: Task[Any] | int) -> bool:
         """Withdraw a task that has not started; True means that it never runs.
 
         Raises KeyError for an id that is not that of an unfinished task.
@@ -514,7 +523,7 @@ class WorkStealingScheduler:
             return None
         return self._dispatcher.roster.look(agent._slot, agent._registration)
 
-    def _is_running(self, task: Task) -> bool:
+    def _is_running(self, task: Task[Any]) -> bool:
         """Whether some agent runs this task right now."""
         return any((row := self._look(agent)) is not None and row.current_task is task for agent in self._all_agents())
 
@@ -533,7 +542,7 @@ def _make_look(scheduler: WorkStealingScheduler) -> Callable[[], list[tuple[str,
     return look
 
 
-def _stop_at_exit(engine: Engine, unfinished: dict[int, Task]) -> None:
+def _stop_at_exit(engine: Engine, unfinished: dict[int, Task[Any]]) -> None:
     left = sum(task.fn is not None for task in list(unfinished.values()))
     if left and os.getpid() == engine.owner_pid:
         logger.warning(

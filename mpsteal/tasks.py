@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from inspect import CO_COROUTINE
 from types import FunctionType, MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from ._engine.dispatch import explain_pickling
 from ._engine.future import CANCELLED, FINISHED, PENDING, LazyFuture
 from ._engine.terms import NO_TERMS, Links, Terms
 from .errors import TaskCancelledError
+
+_T = TypeVar("_T")
 
 LOWEST, HIGHEST = 1, 5
 
@@ -65,7 +67,7 @@ def skill_set(what: str, skills: Iterable[str]) -> frozenset[str]:
     return found
 
 
-class Task(LazyFuture):
+class Task(LazyFuture[_T]):
     """One call with what it asks for, and, once submitted, the `concurrent.futures.Future` for its result.
 
     So `wait`, `as_completed` and asyncio's `wrap_future` take it, and `cancel` withdraws it if it has not started.
@@ -126,6 +128,40 @@ class Task(LazyFuture):
     _group: int
     _ready_ns: int
     """Set when it is submitted."""
+
+    @overload
+    def __init__(
+        self: Task[None],
+        name: str,
+        skill_requirements: Iterable[str] = ...,
+        priority: int = ...,
+        dependencies: Iterable[Any] = ...,
+        *,
+        fn: None = ...,
+        args: Iterable[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        deadline: float | datetime.datetime | None = ...,
+        timeout: float | None = ...,
+        retries: int = ...,
+        cost: float | None = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        name: str,
+        skill_requirements: Iterable[str] = ...,
+        priority: int = ...,
+        dependencies: Iterable[Any] = ...,
+        *,
+        fn: Callable[..., _T],
+        args: Iterable[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        deadline: float | datetime.datetime | None = ...,
+        timeout: float | None = ...,
+        retries: int = ...,
+        cost: float | None = ...,
+    ) -> None: ...
 
     def __init__(
         self,
@@ -327,7 +363,7 @@ class Task(LazyFuture):
             self._kwds = {name: _result_of(value) for name, value in self._kwds.items()}
             links.waits_for = ()
 
-    def _add_dependent(self, other: Task) -> None:
+    def _add_dependent(self, other: Task[Any]) -> None:
         links = self._links = self._links or Links()
         links.dependents.append(other)
 
@@ -370,7 +406,7 @@ def _result_of(value: Any) -> Any:
     return value._result if isinstance(value, Task) else value
 
 
-def _call_back(task: Task) -> None:
+def _call_back(task: Task[Any]) -> None:
     task._invoke_callbacks()  # type: ignore[attr-defined]  # not in typeshed
 
 

@@ -18,9 +18,11 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import _base as futures
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import TaskCancelledError
+
+_T = TypeVar("_T")
 
 PENDING, FINISHED, CANCELLED = futures.PENDING, futures.FINISHED, futures.CANCELLED_AND_NOTIFIED
 OVER, SETTLING = "OVER", "SETTLING"
@@ -37,7 +39,7 @@ longer: all tasks wait with it."""
 _patience_s = [LOCK_WAIT_S]
 
 
-class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anything
+class LazyFuture(Future[_T]):
     """A future that an engine resolves. Who makes one sets `_state`, `_result`, `_exception` and `_watch` (by
     `_begin`, or spelled out where that matters)."""
 
@@ -70,7 +72,7 @@ class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anythin
         """Whether it is over, however it ended."""
         return self._state in _ENDED
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> _T:
         """What the call gave; raises what it raised.
 
         Raises:
@@ -80,7 +82,7 @@ class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anythin
         """
         if self._state is FINISHED:  # the usual case, without a lock
             if self._exception is None:
-                return self._result
+                return self._result  # type: ignore[no-any-return]  # it is there
             try:
                 raise self._exception
             finally:
@@ -210,7 +212,7 @@ class LazyFuture(Future):  # type: ignore[type-arg]  # its result can be anythin
             self._call_back()
 
 
-def settle(counted: Sequence[LazyFuture], end: str = FINISHED) -> None:
+def settle(counted: Sequence[LazyFuture[Any]], end: str = FINISHED) -> None:
     """Wake who waits for these. Their outcomes are in place and counted; `_settled` is left to the caller."""
     for future in counted:  # one by one: nothing may be waited for while any is SETTLING
         future._state = SETTLING
@@ -223,7 +225,7 @@ def settle(counted: Sequence[LazyFuture], end: str = FINISHED) -> None:
 class _Watch(threading.Condition):
     """The lock of a pending future, and who waits for it."""
 
-    def __init__(self, future: LazyFuture) -> None:
+    def __init__(self, future: LazyFuture[Any]) -> None:
         super().__init__()
         self.waiters: list[Any] = []
         self.callbacks: list[Any] = []

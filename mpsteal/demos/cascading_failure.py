@@ -76,7 +76,7 @@ def run(screen: Screen, options: Options) -> Report:
     """Kill agents of this demo, and of no one else, by their pid."""
     planned, seconds = (2, 0.04) if options.quick else (3, 0.12)
     kills: list[Kill] = []
-    tasks: list[Task] = []
+    tasks: list[Task[Any]] = []
     answers: Counter[int] = Counter()
     with open_stage(screen, options, agents__replace_dead=False) as stage:
         journal = stage.directory / "journal"

@@ -110,10 +110,10 @@ def run(screen: Screen, options: Options) -> Report:
     )
 
 
-def _hand_in(stage: Stage, scale: int, seconds: float) -> tuple[list[Task], list[Task]]:
+def _hand_in(stage: Stage, scale: int, seconds: float) -> tuple[list[Task[Any]], list[Task[Any]]]:
     """Everything but the withdrawal; gives all tasks, and the ends of the pipelines."""
     wanted: list[tuple[str, ...]] = [("python",), ("ml",), ("python", "ml"), ("io",), ()]
-    tasks = [
+    tasks: list[Task[Any]] = [
         Task(f"mixed_{i}", wanted[i % len(wanted)], 1 + i % 3, fn=work.spend, args=(seconds / 4, seconds / 2))
         for i in range(scale)
     ]
@@ -139,7 +139,7 @@ def _hand_in(stage: Stage, scale: int, seconds: float) -> tuple[list[Task], list
     return stage.scheduler.submit_tasks(tasks), ends
 
 
-def _is_placed(stage: Stage, tasks: list[Task]) -> bool:
+def _is_placed(stage: Stage, tasks: list[Task[Any]]) -> bool:
     """Whether everything that waits for no other task is queued or held."""
     counts = stage.scheduler.get_metrics()["tasks"]
     free = sum(not task.dependencies and not any(isinstance(arg, Task) for arg in task.args) for task in tasks)
@@ -152,7 +152,7 @@ def _is_sampled(stage: Stage) -> bool:
     return all(agent["state"] == "idle" and agent["rss_bytes"] for agent in agents)
 
 
-def _outcome(task: Task) -> str:
+def _outcome(task: Task[Any]) -> str:
     if not task.done():
         return "unfinished"
     if task.cancelled():

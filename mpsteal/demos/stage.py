@@ -58,7 +58,7 @@ class Stage:
         self.quick = options.quick
         self.scheduler, self.table, self.directory = scheduler, table, directory
         self._gate = directory / "gate"
-        self.holds: list[Task] = []
+        self.holds: list[Task[Any]] = []
         """The tasks that hold agents, one each."""
 
     def register(self, name: str, skills: Iterable[str], *, held: bool = False) -> Agent:
@@ -100,7 +100,7 @@ class Stage:
             time.sleep(every_s)
 
     def until_over(
-        self, tasks: Iterable[Task], *, look: Callable[[], object] = _nothing, every_s: float = LOOK_S
+        self, tasks: Iterable[Task[Any]], *, look: Callable[[], object] = _nothing, every_s: float = LOOK_S
     ) -> None:
         """Show the table until these tasks, and those that held agents, are over."""
         tasks = [*tasks, *self.holds]
