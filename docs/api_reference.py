@@ -103,7 +103,7 @@ def signature(function: Any, *, bound: bool = False) -> str:
         parts.append(part)
     returns = inspect.signature(function).return_annotation
     arrow = "" if returns is inspect.Signature.empty or function.__name__ == "__init__" else f" -> {returns}"
-    return f"({', '.join(parts)}){arrow}"
+    return re.sub(r"\b_(?=[A-Z])", "", f"({', '.join(parts)}){arrow}")  # type variables are private names
 
 
 def text_of(it: Any) -> str:
