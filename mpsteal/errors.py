@@ -8,7 +8,7 @@ pickling.
 from __future__ import annotations
 
 from multiprocessing import pool as _stock
-from typing import Any
+from typing import TYPE_CHECKING
 
 
 class MpstealError(Exception):
@@ -72,11 +72,16 @@ class TaskCancelledError(MpstealError):
     """The task was cancelled before it started; it never ran."""
 
 
-# typeshed leaves this class out
-_MaybeEncodingError: Any = _stock.MaybeEncodingError  # type: ignore[attr-defined]
+if TYPE_CHECKING:
+
+    class _MaybeEncodingError(Exception):
+        """typeshed leaves this class out."""
+
+else:
+    _MaybeEncodingError = _stock.MaybeEncodingError
 
 
-class RemoteError(MpstealError, _MaybeEncodingError):  # type: ignore[misc]  # Any, see above
+class RemoteError(MpstealError, _MaybeEncodingError):
     """A task failed with an exception that cannot be rebuilt in this process.
 
     Inherits `multiprocessing.pool.MaybeEncodingError`, which the stock pool raises here.

@@ -122,6 +122,9 @@ class Task(LazyFuture[_T]):
         "skill_requirements",
     )
 
+    fn: Callable[..., _T] | None
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
     _function: Any
     _args: Any
     _kwds: Any
