@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._engine.balance import Rebalancing
     from .agents import Agent
+    from .aio import AsyncIMapIterator, AsyncPool
     from .context import get_context
     from .errors import (
         AgentDiedError,
@@ -43,6 +44,8 @@ __all__ = [
     "AgentDiedError",
     "AgentStartError",
     "AgentStats",
+    "AsyncIMapIterator",
+    "AsyncPool",
     "AsyncResult",
     "ConfigError",
     "DeadlineWarning",
@@ -68,6 +71,7 @@ __all__ = [
 
 _HOMES = {
     "agents": ("Agent",),
+    "aio": ("AsyncIMapIterator", "AsyncPool"),
     "_engine.balance": ("Rebalancing",),
     "context": ("get_context",),
     "errors": (

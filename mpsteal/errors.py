@@ -69,7 +69,7 @@ class PoolTerminatedError(MpstealError):
 
 
 class TaskCancelledError(MpstealError):
-    """The task was cancelled before it started; it never ran."""
+    """The task was cancelled: before it started, so that it never ran, or, where that was asked for, while it ran."""
 
 
 if TYPE_CHECKING:

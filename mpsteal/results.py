@@ -150,16 +150,20 @@ class AsyncResult(_Waitable, Generic[_T]):
             raise ValueError(f"{self!r} not ready")
         return self._success
 
-    def cancel(self) -> bool:
+    def cancel(self, *, end_running: bool = False) -> bool:
         """Withdraw a single call that has not started (an addition to the stock contract).
 
+        Args:
+            end_running: end it also if it runs: the process of its agent is killed and replaced, no other task is lost.
+
         Returns:
-            True: it never runs, and `get` raises `TaskCancelledError`. False: it is running or finished.
+            True: it never runs, and `get` raises `TaskCancelledError`; with `end_running`: or it is about to be ended,
+            and `get` tells whether it was over before. False: it is running or finished.
         """
         pool = self._pool
         if pool is not None:
             pool._check_owner()
-        return not self._done and pool is not None and pool._engine.cancel(self)
+        return not self._done and pool is not None and pool._engine.cancel(self, end_running=end_running)
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until finished or until `timeout` seconds have passed."""
@@ -252,7 +256,7 @@ class MapResult(AsyncResult[list[_T]]):
         self._ended = False
         self._cutter: MapCutter | None = None
 
-    def cancel(self) -> bool:
+    def cancel(self, *, end_running: bool = False) -> bool:
         """A map is not one call; it cannot be cancelled."""
         return False
 

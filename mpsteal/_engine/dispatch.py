@@ -23,6 +23,7 @@ from .._queue.arena import Blocks, Functions, Page, Pages, Segment
 from .._queue.deque import Deques
 from .._queue.locks import Locks
 from .._queue.quick import make_ring
+from .cancel import Cancels
 from .jobs import END, WAIT, Job
 from .limits import Limits
 from .losses import Losses
@@ -97,6 +98,7 @@ class Dispatcher(Losses):
         self.inflight = 0
         self.has_more = False
         self.limits = Limits(self)
+        self.cancels = Cancels(self)
         self.pages.must_stay = may_run_again
         self._known: dict[int, tuple[Any, int]] = {}
         self._carry: tuple[bytes, int, int, Any] | None = None
@@ -527,10 +529,12 @@ class Dispatcher(Losses):
         """One round of the loop, before the engine may sleep."""
         if self.limits.watched:
             self.limits.turn(now)
+        if self.cancels.open:
+            self.cancels.turn(now)
 
     def due(self, now: float) -> list[float]:
         """Points in time (monotonic clock, s) at which `turn` has something to do."""
-        return self.limits.due()
+        return self.limits.due() + self.cancels.due()
 
     def queue_again(self, chunk: int) -> None:
         """See `Losses.queue_again`."""

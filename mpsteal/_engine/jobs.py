@@ -58,6 +58,7 @@ class Job:
         kind: `layout.KIND_MAP` and so on.
         number: the function's number once it is sent, or `INLINE_FUNCTION`.
         payloads: what each chunk pickles.
+        feeder: who reads the input instead, with a `Feeder`'s `pull` and `stop`; `payloads` is not looked at then.
         window: chunks in flight, or None for all at once.
         buffersize: chunks in flight or finished and not consumed, or None.
         terms: time limit of each item, and how often a chunk may run again.
@@ -75,6 +76,7 @@ class Job:
         buffersize: int | None = None,
         threaded: bool = False,
         wake: Callable[[], None] | None = None,
+        feeder: Any = None,
         site: Any = None,
         terms: Terms = NO_TERMS,
     ) -> None:
@@ -88,7 +90,7 @@ class Job:
         self.bytes_sent = 0
         self.ended = False
         self.closed = False
-        self._feeder = Feeder(payloads, FEEDER_DEPTH, wake) if threaded and wake else None
+        self._feeder = Feeder(payloads, FEEDER_DEPTH, wake) if threaded and wake else feeder
         self.pull: Callable[[], Any] = self._feeder.pull if self._feeder else partial(next, payloads, END)
         """The next payload, `END`, or `WAIT` (none yet). Raises what the input raises."""
 

@@ -87,14 +87,14 @@ class Limits:
             due_ns = started + terms.timeout_ns
             if due_ns > now_ns:
                 look_at = min(look_at, now + (due_ns - now_ns) / 1e9)
-            elif not self._end(slot, chunk):
+            elif not self.end(slot, chunk):
                 look_at = min(look_at, now + RETRY_S)
         # Nobody tells when one of the others starts; when an agent dies, one of these may have to wait again.
         if running != len(self.watched) or look_at == NEVER:
             look_at = min(look_at, now + LOOK_S)
         self._look_at = look_at
 
-    def _end(self, slot: int, chunk: int) -> bool:
+    def end(self, slot: int, chunk: int) -> bool:
         """Kill the agent if it still runs that chunk. False: come again.
 
         Its lock and a mark keep it from starting the next one meanwhile; both are left for who settles its death, which

@@ -33,7 +33,7 @@ from .._queue.barrier import load_barrier
 from .._queue.deque import Deques
 from .._queue.locks import Locks, lock_files
 from .._queue.manager import all_status
-from ..errors import PoolTerminatedError, SegmentFullError, TaskCancelledError
+from ..errors import PoolTerminatedError, SegmentFullError
 from .callbacks import CallbackThread, join
 from .collect import Collector
 from .collect_tasks import TaskCollector
@@ -53,6 +53,17 @@ RUN, CLOSING, STOPPING, TERMINATING, ENDED = range(5)
 _AWAKE: list[bool] = []
 
 NO_LIMITS = AgentLimits()
+
+
+class _Nobody:
+    """Has no gate to be let through."""
+
+    def release(self) -> None:
+        """Nobody waits."""
+
+
+NOBODY = _Nobody()
+"""The gate of a caller that does not wait."""
 
 LOOK_FIRST_S, LOOK_LAST_S = 0.005, 0.05
 """When the engine looks at the rings unasked: a shorter first look costs wake-ups under long tasks, a longer one
@@ -113,7 +124,7 @@ class Engine:
         self.ended = threading.Event()
         self.callbacks = CallbackThread(self)
         self.at_exit: Any = None
-        self._cancels: deque[tuple[Any, list[bool], Any]] = deque()
+        self._cancels: deque[tuple[Any, bool, list[bool], Any]] = deque()
         self._calls: deque[tuple[Callable[[], Any], list[Any], Any]] = deque()
         self._initializer, self._initargs, self._limits = initializer, initargs, limits
         self._stuck_after_s = stuck_after_s
@@ -288,35 +299,33 @@ class Engine:
         with contextlib.suppress(ValueError):  # the segment is gone
             self.words[L.RING_AFTER_NS] = RING_FIRST_NS
 
-    def cancel(self, sink: Any) -> bool:
-        """Withdraw a call that has not started; True means that it never runs. Any thread but the engine's."""
+    def cancel(self, sink: Any, *, end_running: bool = False) -> bool:
+        """See `Cancels.cancel`. Any thread but the engine's."""
         if threading.current_thread() is self.thread:
             raise RuntimeError(f"a call cannot be cancelled in {self._what}'s own thread, which would have to do it")
         answer: list[bool] = []
         gate = threading.Lock()
         gate.acquire()
-        self._cancels.append((sink, answer, gate))
+        self.ask_cancel(sink, answer, gate, end_running=end_running)
+        gate.acquire()
+        return answer == [True]
+
+    def ask_cancel(self, sink: Any, answer: list[bool], gate: Any, *, end_running: bool = False) -> None:
+        """`cancel` for who does not wait: the answer is there when `gate.release` is called. Any thread."""
+        self._cancels.append((sink, end_running, answer, gate))
         self.wake()
         if self.ended.is_set():
             self._do_cancels()
-        gate.acquire()
-        return answer == [True]
 
     def _do_cancels(self) -> None:
         while True:
             try:
-                sink, answer, gate = self._cancels.popleft()
+                sink, end_running, answer, gate = self._cancels.popleft()
             except IndexError:  # after the end several threads may come here
                 return
             try:
-                chunk = None if self.state >= STOPPING else self.dispatcher.withdraw(sink)
-                if chunk is not None:
-                    answer.append(True)
-                    error = TaskCancelledError("the call was cancelled before it started")
-                    if chunk == L.NONE:
-                        sink._resolve(False, error)
-                    else:
-                        self.collector.finish(chunk, False, error)
+                if self.state < STOPPING:
+                    answer.append(self.dispatcher.cancels.cancel(sink, end_running=end_running))
             finally:
                 gate.release()
 
@@ -339,6 +348,13 @@ class Engine:
         if not ok:
             raise value
         return value
+
+    def call_nowait(self, function: Callable[[], object]) -> None:
+        """The same for who does not wait, and does not ask what becomes of it."""
+        self._calls.append((function, [], NOBODY))
+        self.wake()
+        if self.ended.is_set():
+            self._do_calls()
 
     def _do_calls(self) -> None:
         while True:

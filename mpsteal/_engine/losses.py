@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .._queue import layout as L
 from .._queue.arena import Pages, Segment
 from .._queue.deque import Deques, Words
-from ..errors import AgentDiedError, TaskTimeoutError
+from ..errors import AgentDiedError, TaskCancelledError, TaskTimeoutError
 from .counts import Counts
 from .events import facts
 from .jobs import items_of
@@ -22,6 +22,7 @@ from .limits import Limits
 from .terms import agents_lost, may_run_again, spend_try, terms_of
 
 if TYPE_CHECKING:
+    from .cancel import Cancels
     from .health import AgentProcess
 
 logger = logging.getLogger("mpsteal")
@@ -35,6 +36,7 @@ class Losses:
     deques: Deques
     pages: Pages
     limits: Limits
+    cancels: Cancels
     names: dict[int, str]
     """Functions that were sent, by number."""
 
@@ -51,11 +53,16 @@ class Losses:
     def lost(self, slot: int, chunk: int, error: AgentDiedError) -> BaseException | None:
         """An agent died while it ran this chunk: what its handle gets, or None if it was queued again.
 
-        That is the end of its time, another try, or the death itself.
+        That is the end of its time, or of anybody's wish for it, another try, or the death itself.
         """
         sink = self.pages.sink_of(chunk)
         counts = self.counts
         if self.limits.ending.get(slot) == chunk:
+            if self.cancels.is_asked(sink):
+                self.why_ended[slot] = f"{self.describe(chunk)} was cancelled while it ran"
+                return TaskCancelledError(
+                    f"{self.describe(chunk)} was cancelled while it ran, and ended with its agent"
+                )
             counts.timeouts += 1
             timeout_s = terms_of(sink).timeout or 0.0
             self.why_ended[slot] = f"{self.describe(chunk)} ran for longer than its {timeout_s:g} s"
@@ -64,7 +71,7 @@ class Losses:
             return late
         counts.agent_deaths += 1
         error.items = items_of(sink)
-        if not may_run_again(sink):
+        if not may_run_again(sink) or self.cancels.is_asked(sink):
             error.agents_lost = agents_lost(sink) + 1
             return error
         spend_try(sink)
