@@ -525,7 +525,7 @@ class _Awaited:
                 future.set_result(None)
 
 
-class _Call(_Awaited, LimitedResult):
+class _Call(_Awaited, LimitedResult[Any]):
     """A single call. `_callbacks` is not None, so that the engine resolves it by `_resolve`."""
 
     __slots__ = ("_futures", "_mailbox")
@@ -542,7 +542,7 @@ class _Call(_Awaited, LimitedResult):
         self._mailbox.post(self)
 
 
-class _Map(_Awaited, MapResult):
+class _Map(_Awaited, MapResult[Any]):
     __slots__ = ("_futures", "_mailbox")
 
     def __init__(self, mailbox: _Mailbox, length: int) -> None:
@@ -588,11 +588,11 @@ class _Fetched(_Awaited):
         self._mailbox.post(self)
 
 
-class _IMap(_Fetched, IMapIterator):
+class _IMap(_Fetched, IMapIterator[Any]):
     pass
 
 
-class _IMapUnordered(_Fetched, IMapUnorderedIterator):
+class _IMapUnordered(_Fetched, IMapUnorderedIterator[Any]):
     pass
 
 
