@@ -4,8 +4,8 @@ A drop-in for `multiprocessing.Pool` that balances itself by work stealing and n
 
 Layers, each importing only what stands below it:
 
-    pool, scheduler  ->  _engine (one thread in the parent)  ->  _agent (worker processes)
-    (front doors)                                            ->  _queue (shared memory), _policy (pure decisions)
+    pool, executor,  ->  _engine (one thread in the parent)  ->  _agent (worker processes)
+    scheduler                                                ->  _queue (shared memory), _policy (pure decisions)
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
         SegmentFullError,
         TaskCancelledError,
         TaskTimeoutError,
+        TransferError,
         UnmatchedTaskError,
     )
+    from .executor import Executor, ExecutorFuture, ExecutorView
     from .metrics import WorkStealingMetrics
     from .pool import AgentStats, Pool, PoolStats
     from .results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
@@ -50,6 +52,9 @@ __all__ = [
     "ConfigError",
     "DeadlineWarning",
     "DependencyError",
+    "Executor",
+    "ExecutorFuture",
+    "ExecutorView",
     "IMapIterator",
     "IMapUnorderedIterator",
     "MapResult",
@@ -63,6 +68,7 @@ __all__ = [
     "Task",
     "TaskCancelledError",
     "TaskTimeoutError",
+    "TransferError",
     "UnmatchedTaskError",
     "WorkStealingMetrics",
     "WorkStealingScheduler",
@@ -86,8 +92,10 @@ _HOMES = {
         "SegmentFullError",
         "TaskCancelledError",
         "TaskTimeoutError",
+        "TransferError",
         "UnmatchedTaskError",
     ),
+    "executor": ("Executor", "ExecutorFuture", "ExecutorView"),
     "metrics": ("WorkStealingMetrics",),
     "pool": ("AgentStats", "Pool", "PoolStats"),
     "results": ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"),

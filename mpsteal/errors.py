@@ -1,12 +1,13 @@
 """Every error mpsteal raises of its own accord.
 
 All share `MpstealError`. Where the stock pool raises something users catch today, ours inherits it too, so that
-an `except` clause written for `multiprocessing` keeps working. Errors carry their facts as attributes and survive
-pickling.
+an `except` clause written for `multiprocessing` or `concurrent.futures` keeps working. Errors carry their facts as
+attributes and survive pickling.
 """
 
 from __future__ import annotations
 
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import pool as _stock
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ class MpstealError(Exception):
     """The root of all errors that mpsteal raises of its own accord."""
 
 
-class AgentDiedError(MpstealError):
-    """The agent that was running this task died before the result was committed.
+class AgentDiedError(MpstealError, BrokenProcessPool):
+    """The agent that was running this task died before the result was committed. Nothing else is lost with it.
+
+    Inherits `BrokenProcessPool`, which `ProcessPoolExecutor` raises here, and then for every other call.
 
     Attributes:
         agent: slot number of the agent, counted from 0; of a scheduler, its id.
@@ -60,16 +63,36 @@ def _which(items: range | None) -> str:
     return f", item {items[0]}" if len(items) == 1 else f", items {items[0]} to {items[-1]}"
 
 
-class AgentStartError(MpstealError):
-    """Agents died again and again before they could take a task; the pool gave up."""
+class AgentStartError(MpstealError, BrokenProcessPool):
+    """Agents died again and again before they could take a task, so the pool gave up; or the initializer of an
+    `Executor` raised (`__cause__`)."""
 
 
-class PoolTerminatedError(MpstealError):
+class PoolTerminatedError(MpstealError, BrokenProcessPool):
     """The pool or the scheduler ended while this task was pending (the stock pool leaves its caller waiting)."""
 
 
 class TaskCancelledError(MpstealError):
     """The task was cancelled: before it started, so that it never ran, or, where that was asked for, while it ran."""
+
+
+class TransferError(MpstealError, BrokenProcessPool):
+    """Arguments of an executor's call, or its result, were pickled and could not be unpickled on the other side.
+
+    Inherits `BrokenProcessPool`, which `ProcessPoolExecutor` raises here. `__cause__` has the traceback.
+
+    Attributes:
+        what: "arguments" or "result".
+        type_name, message: of the exception that unpickling raised.
+    """
+
+    def __init__(self, what: str, type_name: str, message: str) -> None:
+        super().__init__(what, type_name, message)
+        self.what, self.type_name, self.message = what, type_name, message
+
+    def __str__(self) -> str:
+        where = "in the agent" if self.what == "arguments" else "in this process"
+        return f"unpickling the {self.what} {where} raised {self.type_name}: {self.message}"
 
 
 if TYPE_CHECKING:

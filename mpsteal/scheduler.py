@@ -35,6 +35,7 @@ from ._agent.launch import Balancing
 from ._agent.marker import reached
 from ._engine.balance import Rebalancing
 from ._engine.classes import CLASSES
+from ._engine.collect_tasks import TaskCollector
 from ._engine.events import facts
 from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
@@ -153,6 +154,7 @@ class WorkStealingScheduler:
                     initargs=self._initargs,
                     geometry={"levels": LEVELS, "entries": ENTRIES, "classes": CLASSES, **self._geometry},
                     dispatcher=partial(Scheduling, rules=rules, metrics=self.metrics),
+                    collector=TaskCollector,
                     balancing=balancing,
                     what="the scheduler",
                     limits=AgentLimits(

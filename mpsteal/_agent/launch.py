@@ -57,6 +57,7 @@ class Balancing(NamedTuple):
         steal_tasks: chunks of one steal at most; 0: half of a range.
         aging_tasks, levels_per_priority: see `_policy/order.py`.
         ask_ms: how long it waits for something more urgent that the parent holds.
+        for_executor: it notes no starts, and what cannot be pickled or unpickled is told as `ProcessPoolExecutor` does.
     """
 
     steals: bool
@@ -65,6 +66,7 @@ class Balancing(NamedTuple):
     aging_tasks: int
     levels_per_priority: int
     ask_ms: int
+    for_executor: bool = False
 
 
 class AgentSpec(NamedTuple):

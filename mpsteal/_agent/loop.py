@@ -76,6 +76,7 @@ class Agent:
         )
         self.base = self.segment.layout.agent(self.slot)
         rules = self.rules = spec.balancing
+        self.for_executor = rules is not None and rules.for_executor
         self.take: Any
         if rules is None:
             self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point)
@@ -158,7 +159,8 @@ class Agent:
         ring = self.ring_parent
         rung = _now()
         unreported = False
-        noted = self.rules is not None
+        for_executor = self.for_executor
+        noted = self.rules is not None and not for_executor
         args: Any = None
         copied: list[bool] = []
         os.register_at_fork(after_in_child=lambda: copied.append(True))
@@ -203,6 +205,8 @@ class Agent:
                     end_copy(error)
                 if noted:
                     write_small(-began, integer, finished - began)
+                if for_executor and words[loaded_at] != chunk:
+                    error = not_loaded(error)
                 self.commit_error(chunk, error)
                 del error
             else:
@@ -300,6 +304,9 @@ class Agent:
         try:
             payload = dumps(value)
         except BaseException as error:  # a user's `__reduce__`, `sys.exit` in it included
+            if self.for_executor:
+                self.commit_error(chunk, explain_coroutine(error, value))
+                return
             from multiprocessing import pool as stock
 
             if flags & L.KIND_MASK >= L.KIND_MAP:
@@ -513,6 +520,14 @@ class Agent:
         words[full] = 0
         if words[L.STOP] == 2:
             raise ParentGone
+
+
+def not_loaded(error: BaseException) -> BaseException:
+    """What the caller of an executor gets when a call's arguments could not be unpickled."""
+    from ..errors import TransferError
+
+    told = TransferError("arguments", type(error).__qualname__, describe(error).partition(": ")[2])
+    return told.with_traceback(error.__traceback__)
 
 
 def end_copy(error: BaseException | None) -> None:

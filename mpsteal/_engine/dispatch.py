@@ -540,6 +540,10 @@ class Dispatcher(Losses):
         """See `Losses.queue_again`."""
         self._place(chunk, chunk + 1)
 
+    def init_failed(self, error: BaseException) -> BaseException:
+        """An initializer has raised: what everybody gets from now on."""
+        return error
+
     # -- what a scheduler does, and a Pool does not ----------------------------------------------------------------
 
     def validate(self) -> None:

@@ -13,6 +13,7 @@ EVENTS = {
     "agent_ended": "an agent was ended by us; the message says why: a task's `timeout`, a signal that had stopped it"
     " with a lock that others wait for, what tasks left behind",
     "agent_lost": "an agent died and is not replaced (`agents.replace_dead: false`)",
+    "agent_not_started": "the system refused a process for a further agent of an executor; it is tried again",
     "agent_recycled": "an agent has left by rule (number of tasks, age, memory), and is replaced",
     "agent_stuck": "an agent has for long neither finished anything nor used CPU time",
     "agent_stopped": "an agent was stopped by a signal",

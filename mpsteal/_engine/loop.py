@@ -36,7 +36,6 @@ from .._queue.manager import all_status
 from ..errors import PoolTerminatedError, SegmentFullError
 from .callbacks import CallbackThread, join
 from .collect import Collector
-from .collect_tasks import TaskCollector
 from .crew import Crew
 from .dispatch import Dispatcher
 from .events import facts
@@ -105,6 +104,7 @@ class Engine:
         geometry: dict[str, int] | None = None,
         dispatcher: Callable[..., Dispatcher] = Dispatcher,
         balancing: Balancing | None = None,
+        collector: Callable[..., Collector] = Collector,
         what: str = "the pool",
         stuck_after_s: float = STUCK_AFTER_S,
     ) -> None:
@@ -113,7 +113,7 @@ class Engine:
         self.slots = list(range(agents)) if balancing is None else []
         """Slots that have an agent. A scheduler starts with none and has `agents` at most."""
         self._capacity = agents
-        self._make_dispatcher, self._balancing = dispatcher, balancing
+        self._make_dispatcher, self._make_collector, self._balancing = dispatcher, collector, balancing
         self.state = RUN
         self.asleep: list[bool] = _AWAKE
         """Not empty: the loop sleeps, or is about to. A list of its own for every sleep, which whoever has rung for it
@@ -184,8 +184,7 @@ class Engine:
         bells = [w for _, w in self._doorbells]
         self.dispatcher = self._make_dispatcher(self.segment, self.locks, self.deques, bells, self.slots)
         self.pending = self.dispatcher.pending
-        collector = Collector if self._balancing is None else TaskCollector
-        self.collector = collector(self.segment, self.locks, self.dispatcher, n, self.waiting)
+        self.collector = self._make_collector(self.segment, self.locks, self.dispatcher, n, self.waiting)
         method = context.get_start_method() if isinstance(context, mp_context.BaseContext) else "fork"
         self._forks = method == "fork"
         self._is_starter = method != "forkserver"  # agents are children of this process
@@ -539,7 +538,7 @@ class Engine:
         ):
             self.guard.start()
         if self.collector.init_error is not None and self.broken is None:
-            self._break(self.collector.init_error)
+            self._break(self.dispatcher.init_failed(self.collector.init_error))
         if self._cancels:
             self._do_cancels()
         if self._calls:

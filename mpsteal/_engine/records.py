@@ -11,7 +11,7 @@ class AgentRecord:
     """One registration: slots and ids are used again.
 
     Attributes:
-        name, capabilities: the agent's.
+        name, capabilities: the agent's; those of an executor made by number have that for a name.
         registration: a number that no other has.
         earlier: what agents that held the slot before have done there, as in `agent_status`.
         succeeded, failed: its tasks.

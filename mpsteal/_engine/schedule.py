@@ -232,6 +232,9 @@ class Scheduling(Dispatcher):
                 return
             slot = found
         self._pushed[slot] = self._pushed.get(slot, 0) + hi - lo
+        self._note_assigned(slot, lo, hi)
+
+    def _note_assigned(self, slot: int, lo: int, hi: int) -> None:
         now_ns, name = time.monotonic_ns(), self.roster.records[slot].name
         for task in self.tasks_of(lo, hi):
             task._assigned_ns = now_ns

@@ -46,6 +46,10 @@ EXAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         {"task": "b", "task_id": 2, "root": "a", "root_id": 1, "reason": "ValueError: no"},
     ),
     "TaskTimeoutError": (("a", 0.5), {"task": "a", "timeout_s": 0.5}),
+    "TransferError": (
+        ("arguments", "ValueError", "no"),
+        {"what": "arguments", "type_name": "ValueError", "message": "no"},
+    ),
     "UnmatchedTaskError": (("a", frozenset({"gpu"})), {"task": "a", "missing": frozenset({"gpu"})}),
     "SegmentFullError": ((28, "a word"), {"errno": 28, "strerror": "a word"}),
 }
