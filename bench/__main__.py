@@ -1,5 +1,6 @@
 """``python -m bench pool``: the table of mpsteal.Pool beside multiprocessing.Pool, measured in one
-run. ``scheduler``, ``simulate`` and ``faults`` are commands of their own, in the files of those names."""
+run; ``executor``: that of mpsteal.Executor beside ProcessPoolExecutor. ``scheduler``, ``simulate``
+and ``faults`` are commands of their own, in the files of those names."""
 
 from __future__ import annotations
 
@@ -10,24 +11,28 @@ from pathlib import Path
 
 from bench import _machine, _pools, _report, _rows, _run, faults, scheduler, simulate
 
-BASELINE = Path(__file__).parent / "results" / "pool.json"
+BASELINES = Path(__file__).parent / "results"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure mpsteal.")
     commands = parser.add_subparsers(dest="command", required=True)
-    pool = commands.add_parser("pool", help="mpsteal.Pool beside multiprocessing.Pool")
-    pool.add_argument("--rounds", type=int, help="rounds per row (default 5, with --quick 1)")
-    pool.add_argument("--quick", action="store_true", help="small sizes, to try the harness")
-    pool.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows or families")
-    pool.add_argument("--list", action="store_true", help="name the rows and their targets")
-    pool.add_argument("--cores", type=int, default=2, help="confine each run to so many (2)")
-    pool.add_argument(
-        "--json",
-        type=Path,
-        metavar="PATH",
-        help="where to write; by default a full run writes bench/results/pool.json, others nothing",
-    )
+    for name, words in (
+        ("pool", "mpsteal.Pool beside multiprocessing.Pool"),
+        ("executor", "mpsteal.Executor beside ProcessPoolExecutor"),
+    ):
+        pool = commands.add_parser(name, help=words)
+        pool.add_argument("--rounds", type=int, help="rounds per row (default 5, with --quick 1)")
+        pool.add_argument("--quick", action="store_true", help="small sizes, to try the harness")
+        pool.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows or families")
+        pool.add_argument("--list", action="store_true", help="name the rows and their targets")
+        pool.add_argument("--cores", type=int, default=2, help="confine each run to so many (2)")
+        pool.add_argument(
+            "--json",
+            type=Path,
+            metavar="PATH",
+            help=f"where to write; by default a full run writes bench/results/{name}.json, others nothing",
+        )
     scheduler.add_arguments(commands.add_parser("scheduler", help="the scheduler's figures, against their targets"))
     simulate.add_arguments(commands.add_parser("simulate", help="its rules among 1,000 agents, over virtual time"))
     faults.add_arguments(commands.add_parser("faults", help="what faults cost in six pools"))
@@ -41,8 +46,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def list_rows() -> None:
-    for row in _rows.ROWS:
+def list_rows(table: str) -> None:
+    for row in _rows.select([], table=table):
         print(f"{row.name:16} {row.title}")
         for figure in row.figures:
             if figure.goal:
@@ -58,20 +63,20 @@ def tell(run: _run.Run) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 if every run gave an answer, whatever the figures, else 1; usage errors exit 2."""
     args = parse(arguments)
-    if args.command != "pool":
+    if args.command not in ("pool", "executor"):
         return {"scheduler": scheduler.run, "simulate": simulate.run, "faults": faults.run}[args.command](args)
     if args.list:
-        list_rows()
+        list_rows(args.command)
         return 0
     control = _pools.is_control()
-    rows = _rows.select(args.only)
+    rows = _rows.select(args.only, table=args.command)
     machine = _machine.describe()
     if machine["cores_usable"] < args.cores:
         print(f"only {machine['cores_usable']} core(s) here: figures will differ", file=sys.stderr)
     began = time.monotonic()
     runs = _run.measure_rows(rows, rounds=args.rounds, quick=args.quick, cores=args.cores, tell=tell)
     settings = {
-        "command": "pool",
+        "command": args.command,
         "rounds": args.rounds,
         "quick": args.quick,
         "control": control,
@@ -84,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(_report.summary(found, runs, control=control))
     path = args.json
     if path is None and not (args.only or args.quick or control):
-        path = BASELINE
+        path = BASELINES / f"{args.command}.json"
     if path is not None:
         _report.write(path, _report.document(found, runs, machine=machine, settings=settings))
         print(f"written: {path}")

@@ -31,7 +31,7 @@ def main() -> int:
 
     (row,) = _rows.select([args.row], exact=True)
     cores = _machine.pin(args.cores)
-    target = _pools.load(args.pool)
+    target = _pools.load(args.pool, row.of)
     figures = {key: float(v) for key, v in row.measure(Setup(target, args.quick, cores)).items()}
     missing = [figure.key for figure in row.figures if figure.key not in figures]
     if missing:

@@ -73,6 +73,7 @@ class Row:
     measure: Callable[[Setup], Mapping[str, float]]
     figures: tuple[Figure, ...]
     limit_s: float = 120.0
+    of: Literal["pool", "executor"] = "pool"  # what is measured beside its stock twin
 
 
 def at_most(bound: float, of: Literal["ratio", "value"] = "ratio") -> Goal:

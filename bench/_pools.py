@@ -49,16 +49,19 @@ class Target:
         return f"{self.pool_class.__module__}.{self.pool_class.__qualname__}"
 
 
-def load(name: str) -> Target:
-    """Import the pool called ``name`` now, so that no measurement pays for the parent's import."""
+def load(name: str, of: str = "pool") -> Target:
+    """Import the pool (or the executor) called ``name`` now, so that no measurement pays for the parent's import."""
     if name not in POOLS:
         raise SystemExit(f"no pool called {name!r}; choose from {', '.join(POOLS)}")
     if name == STOCK or is_control():
+        import concurrent.futures
         import platform
 
-        return Target(name, multiprocessing.pool.Pool, False, platform.python_version())
+        stock = concurrent.futures.ProcessPoolExecutor if of == "executor" else multiprocessing.pool.Pool
+        return Target(name, stock, False, platform.python_version())
     mpsteal = importlib.import_module("mpsteal")
-    return Target(name, mpsteal.Pool, True, str(getattr(mpsteal, "__version__", "unknown")))
+    ours = mpsteal.Executor if of == "executor" else mpsteal.Pool
+    return Target(name, ours, True, str(getattr(mpsteal, "__version__", "unknown")))
 
 
 def warm(pool: Any, agents: int) -> None:

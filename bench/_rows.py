@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bench import (
     busy_parent,
+    executor,
     imap,
     latency,
     lifecycle,
@@ -35,7 +36,11 @@ SCHEDULER_FAMILIES = (
     scheduler_memory,
     scheduler_metrics,
 )
-_TABLES = {"pool": ROWS, "scheduler": tuple(row for family in SCHEDULER_FAMILIES for row in family.ROWS)}
+_TABLES = {
+    "pool": ROWS,
+    "executor": executor.ROWS,
+    "scheduler": tuple(row for family in SCHEDULER_FAMILIES for row in family.ROWS),
+}
 
 
 def select(names: Sequence[str], *, exact: bool = False, table: str = "pool") -> list[Row]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._engine.balance import Rebalancing
+    from ._executor_future import ExecutorFuture
     from .agents import Agent
     from .aio import AsyncIMapIterator, AsyncPool
     from .context import get_context
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         TransferError,
         UnmatchedTaskError,
     )
-    from .executor import Executor, ExecutorFuture, ExecutorView
+    from .executor import Executor, ExecutorView
     from .metrics import WorkStealingMetrics
     from .pool import AgentStats, Pool, PoolStats
     from .results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
@@ -95,7 +96,8 @@ _HOMES = {
         "TransferError",
         "UnmatchedTaskError",
     ),
-    "executor": ("Executor", "ExecutorFuture", "ExecutorView"),
+    "executor": ("Executor", "ExecutorView"),
+    "_executor_future": ("ExecutorFuture",),
     "metrics": ("WorkStealingMetrics",),
     "pool": ("AgentStats", "Pool", "PoolStats"),
     "results": ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"),

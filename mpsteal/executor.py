@@ -31,7 +31,6 @@ import threading
 import time
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor as StockExecutor
 from concurrent.futures import Future
@@ -40,17 +39,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._agent.launch import Balancing
-from ._engine.calls import PLAIN, PRIORITY, CallCollector, Calls
+from ._engine.calls import PRIORITY, CallCollector, Calls
 from ._engine.classes import CLASSES
 from ._engine.cpus import usable_cpus
-from ._engine.dispatch import explain_pickling, name_of
-from ._engine.future import CANCELLED, FINISHED, PENDING, LazyFuture
+from ._engine.dispatch import name_of
+from ._engine.future import PENDING
 from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
 from ._engine.recycle import AgentLimits
 from ._engine.schedule import LEVELS, LEVELS_PER_PRIORITY
-from ._engine.terms import NO_TERMS, Terms
+from ._engine.terms import Terms
 from ._engine.urgent import URGENT
+from ._executor_future import ExecutorFuture
+from ._executor_map import map_calls
 from ._policy.rules import BalancingRules, MatchingRules, Rules, StealingRules
 from .agents import Agent
 from .errors import AgentStartError, DeadlineWarning
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 T = TypeVar("T")
+
+_new_future = ExecutorFuture.__new__
 
 ENTRIES = 64
 """Ranges that an agent holds per level, as in a Pool."""
@@ -121,115 +124,6 @@ try:
     threading._register_atexit(_finish_at_exit)  # type: ignore[attr-defined]  # where the stock executor registers
 except (AttributeError, RuntimeError):  # imported by an exit handler
     atexit.register(_finish_at_exit)
-
-
-class ExecutorFuture(LazyFuture):
-    """The `concurrent.futures.Future` of one call.
-
-    `set_result` and kin are not for users. `_function`, `_args` and `_kwds` are the call until it is pickled. What only
-    calls with options have is in `__dict__`, and has its defaults here.
-    """
-
-    __slots__ = ("_args", "_function", "_home", "_kwds")
-
-    _function: Any
-    _args: Any
-    _kwds: Any
-    _home: Any
-    """The dispatcher; None once nobody needs it."""
-    _group = PLAIN
-    _terms: Terms = NO_TERMS
-    _links = None
-    _seq = _ready_ns = _assigned_ns = id = 0
-    _agent = None
-    name = "a call"
-
-    @property
-    def deadline_missed(self) -> bool:
-        """Whether its deadline has passed before it was over."""
-        return self._terms.missed
-
-    def cancel(self) -> bool:
-        """Withdraw the call if no agent has started it: True means that it never runs."""
-        home = self._home
-        if home is None or self._is_finished or home._engine.owner_pid != os.getpid():
-            return self._state == CANCELLED
-        return home._engine.cancel(self) or self._state == CANCELLED
-
-    def cancelled(self) -> bool:
-        """Whether it was cancelled."""
-        return self._state == CANCELLED
-
-    def running(self) -> bool:
-        """Whether an agent runs it right now."""
-        home = self._home
-        return home is not None and not self._is_finished and home.runs(self)
-
-    def set_running_or_notify_cancel(self) -> bool:
-        """Not for users: RuntimeError, unless it was cancelled."""
-        if self._state == CANCELLED:
-            return False
-        raise RuntimeError(f"{self!r} is run by an agent, which tells")
-
-    def __repr__(self) -> str:
-        state, outcome = "pending", ""
-        if self._state == CANCELLED:
-            state = "cancelled"
-        elif self._state == FINISHED:
-            error = self._exception
-            state = "finished"
-            outcome = f" raised {type(error).__name__}" if error else f" returned {type(self._result).__name__}"
-        elif self.running():
-            state = "running"
-        return f"<{type(self).__name__} at {id(self):#x} state={state}{outcome}>"
-
-    def __reduce__(self) -> Any:
-        raise TypeError(f"{self!r} cannot be pickled: it belongs to the process that submitted it")
-
-    # -- `LazyFuture` -----------------------------------------------------------------------------------------------
-
-    def _check_waitable(self) -> None:
-        home = self._home
-        if home is None or self._is_finished:
-            return
-        engine = home._engine
-        if threading.current_thread() is engine.thread:
-            raise RuntimeError(
-                f"{self!r} cannot be waited for in the executor's own thread, which would have to end it"
-            )
-        if engine.owner_pid != os.getpid():
-            raise RuntimeError(f"{self!r} belongs to the process that submitted it, and ends there")
-
-    def _ended(self, ok: bool, value: Any) -> None:
-        self._home.finished(self, ok, value)
-
-    def _settled(self) -> None:
-        if self._watch is None:  # else its callbacks may still have to find their thread
-            self._home = None
-
-    def _call_back(self) -> None:
-        self._home._engine.callbacks.put(_call_back, self, _nothing)
-
-    # -- for the engine ---------------------------------------------------------------------------------------------
-
-    def _refuse(self, error: BaseException, function: Any) -> None:
-        """The call could not be pickled."""
-        self._resolve(False, explain_pickling(error, function, None))
-
-    def _forget_call(self) -> None:
-        """It is on its way, or never will be."""
-        self._function = self._args = self._kwds = None
-
-
-_new_future = ExecutorFuture.__new__
-
-
-def _call_back(future: Any) -> None:
-    future._invoke_callbacks()
-
-
-def _nothing() -> None:
-    pass
 
 
 class Executor(StockExecutor):
@@ -391,7 +285,7 @@ class Executor(StockExecutor):
         if engine.owner_pid == os.getpid():
             with contextlib.suppress(BrokenProcessPool):
                 for _ in range(2):  # what was submitted before is looked at after the first, at the latest
-                    engine.call(_nothing)
+                    engine.call(lambda: None)
         return {process.pid: process for process in engine.crew.processes}
 
     @property
@@ -464,7 +358,7 @@ class Executor(StockExecutor):
         Raises ValueError or TypeError for a `chunksize` or `buffersize` that is no whole number above 0, and what
         `submit` raises.
         """
-        return _map(self.submit, self._cancel, fn, iterables, timeout, chunksize, buffersize)
+        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 
     def options(
         self,
@@ -489,13 +383,6 @@ class Executor(StockExecutor):
         Raises TypeError or ValueError for arguments of the wrong kind, or out of their range.
         """
         return ExecutorView(self, priority, skills, timeout, retries, deadline)
-
-    def _cancel(self, futures: Iterable[Future[Any]]) -> None:
-        """Cancel those of these futures that have not started, together and soon. Never waits: it may be the garbage
-        collector who ends an iterator, in any thread."""
-        engine, wanted = self._engine, {future for future in futures if not future.done()}
-        if wanted and engine is not None and engine.owner_pid == os.getpid():
-            engine.call_nowait(partial(engine.dispatcher.cancel_queued, wanted))  # type: ignore[attr-defined]
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -623,7 +510,7 @@ class ExecutorView(StockExecutor):
         buffersize: int | None = None,
     ) -> Iterator[T]:
         """`Executor.map`, with the options; `timeout` is that of the iterator here, too."""
-        return _map(self.submit, self._executor._cancel, fn, iterables, timeout, chunksize, buffersize)
+        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Nothing: the agents are the executor's."""
@@ -646,71 +533,6 @@ class _Initializer:
 
             logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
             raise
-
-
-def _map(
-    submit: Callable[..., Future[Any]],
-    cancel: Callable[[Iterable[Future[Any]]], None],
-    fn: Callable[..., Any],
-    iterables: tuple[Iterable[Any], ...],
-    timeout: float | None,
-    chunksize: int,
-    buffersize: int | None,
-) -> Iterator[Any]:
-    if chunksize < 1:
-        raise ValueError("chunksize must be >= 1.")
-    if buffersize is not None and not isinstance(buffersize, int):
-        raise TypeError("buffersize must be an integer or None")
-    if buffersize is not None and buffersize < 1:
-        raise ValueError("buffersize must be None or > 0")
-    until = None if timeout is None else timeout + time.monotonic()
-    items = zip(*iterables, strict=False)  # the shortest counts, as for `map`
-    calls: Iterator[tuple[Any, ...]] = items
-    if chunksize > 1:
-        calls = zip(itertools.repeat(fn), iter(lambda: list(itertools.islice(items, chunksize)), []))
-        fn = _run_chunk
-    first = calls if buffersize is None else itertools.islice(calls, buffersize)
-    futures = deque(submit(fn, *call) for call in first)
-    more = None if buffersize is None else partial(_submit_next, submit, fn, calls)
-    results = _results(futures, more, cancel, until)
-    return results if chunksize == 1 else _items_of(results)
-
-
-def _submit_next(submit: Callable[..., Future[Any]], fn: Any, calls: Iterator[tuple[Any, ...]]) -> list[Future[Any]]:
-    return [submit(fn, *call) for call in itertools.islice(calls, 1)]
-
-
-def _results(
-    futures: deque[Future[Any]],
-    more: Callable[[], list[Future[Any]]] | None,
-    cancel: Callable[[Iterable[Future[Any]]], None],
-    until: float | None,
-) -> Iterator[Any]:
-    try:
-        while futures:
-            if more is not None:
-                futures.extend(more())
-            # The future is in no variable while its result is out: users may count on its end.
-            yield _result_of(futures, None if until is None else until - time.monotonic())
-    finally:
-        cancel(futures)
-
-
-def _result_of(futures: deque[Future[Any]], left_s: float | None) -> Any:
-    value = futures[0].result(left_s)  # when it is late it stays there, to be cancelled
-    futures.popleft()
-    return value
-
-
-def _items_of(chunks: Iterator[list[Any]]) -> Iterator[Any]:
-    for chunk in chunks:
-        chunk.reverse()
-        while chunk:
-            yield chunk.pop()
-
-
-def _run_chunk(fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any]:
-    return [fn(*args) for args in chunk]
 
 
 def _check_agents(agents: Iterable[Agent]) -> list[Agent]:

@@ -44,7 +44,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,16 +145,16 @@ def _is_pool_test(case: unittest.TestCase, users: set[str]) -> bool:
 # -- the program's side: load, list, run -----------------------------------------------
 
 
-def _flatten(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
+def flatten(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
     for part in suite:
         if isinstance(part, unittest.TestSuite):
-            yield from _flatten(part)
+            yield from flatten(part)
         else:
             yield part
 
 
 def _load_module_tests(name: str) -> Iterator[unittest.TestCase]:
-    return _flatten(unittest.defaultTestLoader.loadTestsFromName(name))
+    return flatten(unittest.defaultTestLoader.loadTestsFromName(name))
 
 
 def _parse(module: Any) -> ast.Module:
@@ -192,7 +192,7 @@ def load_tests_for(method: str) -> Iterator[unittest.TestCase]:
                     yield case
 
 
-class _ReportingResult(unittest.TestResult):
+class ReportingResult(unittest.TestResult):
     """Writes one JSON line as a test starts and one as it ends; arms the alarm around it."""
 
     def __init__(self, report: Any) -> None:
@@ -252,7 +252,7 @@ class _ReportingResult(unittest.TestResult):
         self._settle(test, "failed", "passes, although marked as an expected failure")
 
 
-def _require_replacement() -> None:
+def require_replacement() -> None:
     site = sys.modules.get("sitecustomize")
     if site is None or Path(str(site.__file__)).resolve().parent != SITE:
         raise SystemExit(f"the pool was not replaced: {SITE} is not first on PYTHONPATH")
@@ -272,7 +272,8 @@ def _main_list() -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
-def _main_run(method: str, wanted: set[str], report_path: str) -> None:
+def run_suite(suite: unittest.TestSuite, report_path: str) -> None:
+    """Run tests under the alarm and write what becomes of them."""
     from test import support
     from test.support import script_helper
 
@@ -280,9 +281,8 @@ def _main_run(method: str, wanted: set[str], report_path: str) -> None:
     # the stock pool. It leaves -I out for interpreters that need their environment; ours does.
     script_helper.interpreter_requires_environment = lambda: True
 
-    suite = unittest.TestSuite(c for c in load_tests_for(method) if short_id(c) in wanted)
     with open(report_path, "a", encoding="utf-8") as report:
-        result = _ReportingResult(report)
+        result = ReportingResult(report)
         suite.run(result)
         faulthandler.cancel_dump_traceback_later()
         # The suite's class tear-downs compare processes and threads before and after.
@@ -290,8 +290,11 @@ def _main_run(method: str, wanted: set[str], report_path: str) -> None:
         report.write(json.dumps({"event": "done", "altered": altered}) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Run the interpreter's own Pool tests.")
+def main(
+    what: str = "Pool tests", list_them: Callable[[], None] = _main_list, load: Callable[[str], Any] = load_tests_for
+) -> None:
+    """The program. `list_them` prints what there is, `load` gives the tests of a start method."""
+    parser = argparse.ArgumentParser(description=f"Run the interpreter's own {what}.")
     parser.add_argument("action", choices=("list", "run"))
     parser.add_argument("--method", choices=START_METHODS)
     parser.add_argument("--tests", help="a file with a JSON list of test ids")
@@ -299,12 +302,12 @@ def main() -> None:
     args = parser.parse_args()
     # The folder of this file must not shadow anything the tests import.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
-    _require_replacement()
+    require_replacement()
     if args.action == "list":
-        _main_list()
+        list_them()
     else:
         wanted = set(json.loads(Path(args.tests).read_text(encoding="utf-8")))
-        _main_run(args.method, wanted, args.report)
+        run_suite(unittest.TestSuite(case for case in load(args.method) if short_id(case) in wanted), args.report)
 
 
 # -- the caller's side -----------------------------------------------------------------
@@ -336,32 +339,38 @@ def _environment() -> dict[str, str]:
     return env
 
 
-def _command(*args: str) -> list[str]:
-    return [sys.executable, str(Path(__file__).resolve()), *args]
+def _command(program: str, *args: str) -> list[str]:
+    return [sys.executable, str(Path(program).resolve()), *args]
 
 
 @functools.cache
-def list_tests() -> dict[str, Any]:
+def list_tests(program: str = __file__) -> dict[str, Any]:
     """Ask a fresh interpreter which of its tests use a Pool.
+
+    Args:
+        program: this file, or another one that takes the same arguments.
 
     Returns:
         `{"tests": {start method: [test ids]}, "pokes": {function: [private names]}}`, or
         `{"missing": why}` where the test package is not installed (many distributions
         put it in a package of its own) or does not run on this machine.
     """
-    done = subprocess.run(_command("list"), env=_environment(), capture_output=True, text=True, timeout=ALARM_S)
+    done = subprocess.run(
+        _command(program, "list"), env=_environment(), capture_output=True, text=True, timeout=ALARM_S
+    )
     if done.returncode != 0:
         return {"broken": done.stdout + done.stderr}
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
-def run_batch(method: str, wanted: list[str]) -> Batch:
+def run_batch(method: str, wanted: list[str], program: str = __file__) -> Batch:
     """Run tests for one start method, in as many fresh processes as hangs and crashes make it.
 
     Args:
         method: fork, spawn or forkserver.
         wanted: Test ids, as `list_tests` gave them.
+        program: as in `list_tests`.
 
     Returns:
         A verdict for each of `wanted`, and what was left behind.
@@ -369,7 +378,7 @@ def run_batch(method: str, wanted: list[str]) -> Batch:
     batch = Batch()
     open_ids = list(wanted)
     while open_ids:
-        output, events, code, left = _run_once(method, open_ids)
+        output, events, code, left = _run_once(program, method, open_ids)
         batch.left_behind += left
         _enter_events(events, open_ids, output, code, batch)
         remaining = [test for test in open_ids if test not in batch.verdicts]
@@ -410,7 +419,7 @@ def _enter_fixture(event: dict[str, Any], tests: list[str], batch: Batch) -> Non
         batch.altered.append(f"{event['test']}: {event['outcome']}\n{event['detail']}")
 
 
-def _run_once(method: str, tests: list[str]) -> tuple[str, list[dict[str, Any]], int, list[str]]:
+def _run_once(program_path: str, method: str, tests: list[str]) -> tuple[str, list[dict[str, Any]], int, list[str]]:
     with tempfile.TemporaryDirectory(prefix="mpsteal-dropin-") as folder:
         output_path = Path(folder, "output")
         report_path = Path(folder, "report")
@@ -419,7 +428,9 @@ def _run_once(method: str, tests: list[str]) -> tuple[str, list[dict[str, Any]],
         tests_path.write_text(json.dumps(tests), encoding="utf-8")
         work = Path(folder, "work")
         work.mkdir()
-        argv = _command("run", "--method", method, "--tests", str(tests_path), "--report", str(report_path))
+        argv = _command(
+            program_path, "run", "--method", method, "--tests", str(tests_path), "--report", str(report_path)
+        )
         with output_path.open("wb") as output:
             # A session of its own: whoever stays behind can be told from everybody else.
             program = subprocess.Popen(

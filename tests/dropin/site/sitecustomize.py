@@ -10,6 +10,9 @@ It also bars the stock class: from here on, to build exactly the stock `Pool` is
 that passes has therefore not been served by the stock pool behind our back. The thread pool is a
 subclass of the stock class and stays what it was.
 
+With `MPSTEAL_DROPIN_EXECUTOR=mpsteal:Executor` (`cpython_executor.py` sets it) also `ProcessPoolExecutor` means
+`mpsteal.Executor`, under its stock name, by which the tests import it.
+
 `MPSTEAL_DROPIN_POOL=multiprocessing.pool:Pool` is the control run: nothing is exchanged, nothing
 barred, and the tests show what the stock pool makes of them on this machine.
 """
@@ -45,9 +48,26 @@ def _replace_and_bar() -> None:
     stock.__init__ = barred
 
 
+def _replace_executor() -> None:
+    import concurrent.futures.process
+    import types
+
+    import mpsteal
+
+    class ProcessPoolExecutor(mpsteal.Executor):
+        """`mpsteal.Executor`, with what two tests want of the stock one's inside before they see how it ends."""
+
+        _call_queue = types.SimpleNamespace(join_thread=lambda: None)
+
+    concurrent.futures.process.ProcessPoolExecutor = ProcessPoolExecutor
+    concurrent.futures.ProcessPoolExecutor = ProcessPoolExecutor
+
+
 if REPLACED:
     try:
         _replace_and_bar()
+        if os.environ.get("MPSTEAL_DROPIN_EXECUTOR") == "mpsteal:Executor":
+            _replace_executor()
     except BaseException:
         # Python itself only prints a line when this module fails, and goes on with the stock
         # pool: the tests would pass and prove nothing. So end the process.

@@ -1,0 +1,94 @@
+"""`Executor.map`: one future for each chunk, read in order.
+
+    iterables --chunks--> submit, all at once or `buffersize` ahead --> futures, the oldest first --> results
+                                                     '-- an iterator that ends early cancels the rest
+
+The iterator keeps the executor alive only while it has more to submit; the stock one's ends then, without a word.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+
+def map_calls(
+    submit: Callable[..., Future[Any]],
+    fn: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    timeout: float | None,
+    chunksize: int,
+    buffersize: int | None,
+) -> Iterator[Any]:
+    if chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    if buffersize is not None and not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize is not None and buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+    until = None if timeout is None else timeout + time.monotonic()
+    items = zip(*iterables, strict=False)  # the shortest counts, as for `map`
+    calls: Iterator[tuple[Any, ...]] = items
+    if chunksize > 1:
+        calls = zip(itertools.repeat(fn), iter(lambda: list(itertools.islice(items, chunksize)), []))
+        fn = _run_chunk
+    first = calls if buffersize is None else itertools.islice(calls, buffersize)
+    futures = deque(submit(fn, *call) for call in first)
+    more = None if buffersize is None else partial(_submit_next, submit, fn, calls)
+    results = _results(futures, more, until)
+    return results if chunksize == 1 else _items_of(results)
+
+
+def _submit_next(submit: Callable[..., Future[Any]], fn: Any, calls: Iterator[tuple[Any, ...]]) -> list[Future[Any]]:
+    return [submit(fn, *call) for call in itertools.islice(calls, 1)]
+
+
+def _results(
+    futures: deque[Future[Any]],
+    more: Callable[[], list[Future[Any]]] | None,
+    until: float | None,
+) -> Iterator[Any]:
+    try:
+        while futures:
+            if more is not None:
+                futures.extend(more())
+            # The future is in no variable while its result is out: users may count on its end.
+            yield _result_of(futures, None if until is None else until - time.monotonic())
+    finally:
+        _cancel(futures)
+
+
+def _cancel(futures: Iterable[Any]) -> None:
+    """Cancel those of one executor's futures that have not started, together and soon. Never waits: it may be the
+    garbage collector who ends an iterator, in any thread."""
+    wanted = {future for future in futures if not future.done()}
+    home = next(filter(None, (future._home for future in wanted)), None)
+    if home is not None and home._engine.owner_pid == os.getpid():
+        home._engine.call_nowait(partial(home.cancel_queued, wanted))
+
+
+def _result_of(futures: deque[Future[Any]], left_s: float | None) -> Any:
+    future = futures.popleft()
+    try:
+        return future.result(left_s)
+    finally:
+        if not future.done():
+            futures.appendleft(future)  # it is late, and is to be cancelled with the others
+        del future  # what it raised has this frame
+
+
+def _items_of(chunks: Iterator[list[Any]]) -> Iterator[Any]:
+    for chunk in chunks:
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()
+
+
+def _run_chunk(fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any]:
+    return [fn(*args) for args in chunk]
