@@ -12,7 +12,7 @@ from ._engine.future import CANCELLED, FINISHED, LazyFuture
 from ._engine.terms import NO_TERMS, Terms
 
 
-class ExecutorFuture(LazyFuture):
+class ExecutorFuture(LazyFuture[Any]):
     """The `concurrent.futures.Future` of one call.
 
     `set_result` and kin are not for users. `_function`, `_args` and `_kwds` are the call until it is pickled. What only
