@@ -74,6 +74,13 @@ AGENT = (
         "parent, Manager",
         "none",
     ),
+    Field(
+        "LEASES_ENDED",
+        "how often this slot's agents have cleared an entry of their table of leases, ever",
+        "agent, after the entry",
+        "parent",
+        "none",
+    ),
     Field("BUSY_NS", "time spent in tasks (ns)", "agent, before it rings", "parent, Manager", "none"),
     Field("RESULT_HEAD", "bytes read from the result ring, ever", "parent", "agent", "none"),
     Field("BLOCKS_FREED", "blocks of results given back, ever", "parent", "agent", "none"),
@@ -163,7 +170,7 @@ SLOT = (
     Field(
         "SLOT_FLAGS",
         "bits 0-1: kind of call; bit 2: in a block; bit 3: one small int, bit 4: two; bit 5: items with a time limit; "
-        "from bit 8 on: its class",
+        "bit 6: buffers apart; from bit 8 on: its class",
         "parent",
         "agents",
         "none",

@@ -27,8 +27,11 @@ from .._queue import results as R
 from .._queue.arena import Segment, read_function
 from .._queue.barrier import load_barrier, register
 from .._queue.deque import ASK, EMPTY, RETRY, STOLEN, Deques
+from .._queue.leases import Leases
 from .._queue.locks import Locks
+from .._queue.result_blocks import COOL_MS
 from . import here
+from .buffers import load_call
 from .launch import AgentSpec
 from .serialize import PLAIN, Encoder, describe, encode_error, explain_coroutine
 
@@ -90,6 +93,7 @@ class Agent:
             turns = Aging(rules.aging_tasks, rules.levels_per_priority)
             self.take = make_take(self.deques, self.slot, turns, rules.levels_per_priority)
         self.results = R.ResultWriter(self.segment, self.slot, self.locks, self._wait_for_room)
+        self.leases = Leases(self.segment, self.slot, self.locks, self.ring_parent)
         self.encoder = Encoder()
         self.functions: dict[int, Any] = {}
         self.job_functions: deque[int] = deque()
@@ -113,6 +117,7 @@ class Agent:
         """
         words, base, spec = self.words, self.base, self.spec
         here.begin(self)
+        os.register_at_fork(before=self.leases.own, after_in_child=self.leases.stop_in_fork)
         words[base + L.PID] = os.getpid()
         words[base + L.SPARE_PID] = words[base + L.SPARE_UP] = 0
         if spec.initializer is not None and not is_initialized:
@@ -140,6 +145,7 @@ class Agent:
                 sys.excepthook(*sys.exc_info())
                 sys.stderr.flush()
             os._exit(EXIT_BROKEN)
+        self.leases.stop()
         words[base + L.STATE] = L.LEAVING
         self.ring_parent()  # its slot is free, whatever Python's exit may wait for
 
@@ -147,7 +153,7 @@ class Agent:
         """Take and run chunks until the pool stops or `max_tasks` is reached."""
         words, base, take, functions = self.words, self.base, self.take, self.functions
         data, loads, dumps = self.segment.data, pickle.loads, pickle.dumps
-        results, encoder = self.results, self.encoder
+        results = self.results
         write_small = results.make_write_small()
         slots_byte, chunks = self.segment.layout.slots_word * 8, self.segment.layout.chunks
         started_at, done_at, busy_at = base + L.STARTED_NS, base + L.DONE, base + L.BUSY_NS
@@ -221,7 +227,7 @@ class Agent:
                 elif value is None:
                     write_small(chunk, void, 0)
                 else:
-                    self.commit_value(chunk, value, dumps if kind in PLAIN else encoder.dumps, flags)
+                    self.commit_value(chunk, value, dumps if kind in PLAIN else None, flags)
                     value = None
             args = None  # it may be large, and the next chunk may be long in coming
             done += 1
@@ -254,7 +260,11 @@ class Agent:
         """A chunk that is not a plain call of a known function. Chunks of items give `(values, elapsed ns)`."""
         payload: Any
         flags &= L.FLAGS_MASK  # above them stands the class, which is about who may run it
-        if flags & L.IN_BLOCK:
+        if flags & L.APART:
+            stored = flags & L.IN_BLOCK
+            raw = self.segment.read_block(offset, size) if stored else self.segment.data[offset : offset + size]
+            payload = load_call(raw, self.segment, self.leases)
+        elif flags & L.IN_BLOCK:
             payload = pickle.loads(self.segment.read_block(offset, size))
         elif flags == L.KIND_INT:
             payload = (offset,)
@@ -301,8 +311,12 @@ class Agent:
 
     def commit_value(self, chunk: int, value: Any, dumps: Any, flags: int) -> None:
         """Pickle and commit a result; what cannot be pickled becomes `MaybeEncodingError`, as in the stock pool."""
+        buffers: list[memoryview] = []
         try:
-            payload = dumps(value)
+            if dumps is not None:
+                payload = dumps(value)
+            else:
+                payload, buffers = self.encoder.dumps_apart(value)
         except BaseException as error:  # a user's `__reduce__`, `sys.exit` in it included
             if self.for_executor:
                 self.commit_error(chunk, explain_coroutine(error, value))
@@ -320,9 +334,13 @@ class Agent:
             self.commit_error(chunk, refused)
             return
         try:
-            self.results.write(chunk, R.VALUE, payload)
+            if buffers:
+                self.results.write_apart(chunk, payload, buffers)
+            else:
+                self.results.write(chunk, R.VALUE, payload)
         except OSError as error:
-            self.commit_error(chunk, MemoryError(f"no shared memory for a result of {len(payload)} bytes: {error}"))
+            size = len(payload) + sum([buffer.nbytes for buffer in buffers])
+            self.commit_error(chunk, MemoryError(f"no shared memory for a result of {size} bytes: {error}"))
 
     def commit_error(self, chunk: int, error: BaseException) -> None:
         """Commit a task's error."""
@@ -484,6 +502,10 @@ class Agent:
 
     def sleep(self) -> None:
         """Wait for the doorbell; raises `ParentGone` when the parent is gone."""
+        if self.results.blocks.is_warm:
+            if self._wait(COOL_MS):
+                return
+            self.results.blocks.cool()
         while _now() < self.alone_until_ns:
             if self._wait(LOOK_EVERY_MS):
                 return

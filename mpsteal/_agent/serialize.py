@@ -13,6 +13,8 @@ import types
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from .buffers import APART_BYTES, Ticket
+
 PROTOCOL = 5
 
 PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex})
@@ -38,15 +40,41 @@ class BufferLostError(MemoryError):
 
 
 class Encoder:
-    """A buffer and a pickler that writes into it, one object after the other."""
+    """A buffer and a pickler that writes into it, one object after the other.
 
-    def __init__(self) -> None:
+    Args:
+        apart: whether large buffers of what is pickled are put aside rather than written into the pickle.
+
+    Attributes:
+        aside: what of the last object travels apart: buffers (memoryviews), and `Ticket`s.
+    """
+
+    def __init__(self, *, apart: bool = False) -> None:
+        self._apart = apart
+        self.aside: list[Any] = []
         self.renew()
 
     def renew(self) -> None:
         """Start over with a buffer and a pickler of no past."""
         self.buffer = io.BytesIO()
-        self.pickler = ForkingPickler(self.buffer, PROTOCOL)
+        self.pickler = ForkingPickler(self.buffer, PROTOCOL, True, self._put_aside)
+        self.aside.clear()
+
+    def _put_aside(self, picklable: pickle.PickleBuffer) -> bool:
+        """The pickler asks whether a buffer is to be written into the pickle."""
+        if not self._apart:
+            return True
+        try:
+            view = picklable.raw()
+        except BufferError:  # not contiguous, which the pickler refuses
+            return True
+        if type(view.obj) is Ticket:
+            self.aside.append(view.obj)
+            return True
+        if view.nbytes < APART_BYTES:
+            return True
+        self.aside.append(view)
+        return False
 
     def reset(self) -> None:
         """Start over with an empty buffer."""
@@ -56,6 +84,7 @@ class Encoder:
     def forget_from(self, start: int) -> None:
         """Drop an object that was half-written at `start`. Raises `BufferLostError` when nothing is left at all."""
         self.pickler.clear_memo()
+        self.aside.clear()
         try:
             self.buffer.seek(start)
             self.buffer.truncate()
@@ -69,6 +98,20 @@ class Encoder:
             self.pickler.dump(value)
             return self.buffer.getvalue()[start:]
         finally:
+            try:
+                self.forget_from(start)
+            except BufferLostError:
+                self.renew()
+
+    def dumps_apart(self, value: Any) -> tuple[bytes, list[memoryview]]:
+        """The same, and its large buffers."""
+        self._apart = True
+        start = self.buffer.tell()
+        try:
+            self.pickler.dump(value)
+            return self.buffer.getvalue()[start:], [one for one in self.aside if type(one) is memoryview]
+        finally:
+            self._apart = False
             try:
                 self.forget_from(start)
             except BufferLostError:

@@ -34,7 +34,10 @@ class Collector:
 
     def collect(self, *slots: int) -> int:
         """Deliver everything these agents have committed; returns how many chunks that were."""
-        return sum([self._collect(slot) for slot in slots])
+        found = sum([self._collect(slot) for slot in slots])
+        if self.dispatcher.blocks.lent:
+            self.dispatcher.blocks.sweep()
+        return found
 
     def wake(self) -> None:
         """Let those go who wait for single results that are there now."""
@@ -122,6 +125,9 @@ class Collector:
     def _decode(self, reader: R.ResultReader, kind: int, payload: bytes) -> tuple[bool, Any]:
         """Errors, and what was too large for the ring."""
         try:
+            if kind == R.STORED_APART:
+                pickled, buffers = reader.fetch_apart(payload)
+                return True, pickle.loads(pickled, buffers=buffers)
             stored: Any = payload if kind == R.ERROR else reader.fetch(payload)
             if kind == R.STORED_VALUE:
                 return True, pickle.loads(stored)

@@ -265,6 +265,7 @@ class Crew:
     def lingered(self, pid: int) -> None:
         """The selector has reported the end of one that had left its slot before."""
         agent = self._lingering.pop(pid)
+        self._dispatcher.blocks.lingered(pid)
         self._note_lingerer(pid, 0)  # before it is joined: its number may be a stranger's then
         if self._kill_at is not None or agent.was_killed():
             agent.kill_group()  # the signal ended it alone
@@ -345,6 +346,7 @@ class Crew:
         words[base + L.PID], words[base + L.STATE], words[base + L.PARKED] = 0, L.VACANT, 0
         self.spares.clear_words(slot)  # it may have died as a spare whose turn had come
         self._collector.collect(slot)
+        self._dispatcher.blocks.settle(slot, agent.process.pid if agent.process.pid in self._lingering else None)
         self._segment.punch_blocks(1 + slot)  # what it had begun to write and not committed; the rest has been read
         words[base + L.DONE] = self._collector.collected[slot]  # its own count may lag behind what it committed
         if claim != L.NONE and self._collector.is_pending(claim):

@@ -19,14 +19,16 @@ from typing import Any
 from .._agent.serialize import Encoder, is_by_reference
 from .._policy.placement import split_evenly, split_range
 from .._queue import layout as L
-from .._queue.arena import Blocks, Functions, Page, Pages, Segment
+from .._queue.arena import Functions, Page, Pages, Segment
 from .._queue.deque import Deques
+from .._queue.leases import LentBlocks
 from .._queue.locks import Locks
 from .._queue.quick import make_ring
 from .cancel import Cancels
 from .jobs import END, WAIT, Job
 from .limits import Limits
 from .losses import Losses
+from .luggage import Luggage, pack
 from .terms import agents_lost, may_run_again
 
 FIRST_BATCH, LARGEST_BATCH = 32, 1024
@@ -57,7 +59,8 @@ class Batch:
     Attributes:
         slots: four words per chunk, as in the layout.
         sinks: who gets each chunk's result.
-        blocks: `(index, offset, size)` of chunks whose payload has a block of its own.
+        blocks: `(index, offset, size, luggage)` of chunks whose payload has a block of its own (else size 0), or which
+            have buffers in blocks of theirs.
         at: byte of the slab where the buffer will go; `room` bytes of it are free.
         limit: chunks at most.
         is_full: the slab has no room for the next payload.
@@ -69,7 +72,7 @@ class Batch:
     def __init__(self, pages: Pages, page: Page, limit: int) -> None:
         self.slots: list[int] = []
         self.sinks: list[Any] = []
-        self.blocks: list[tuple[int, int, int]] = []
+        self.blocks: list[tuple[Any, ...]] = []
         self.at = pages.slab_at(page)
         self.room = pages.page_bytes - page.bytes_used
         self.limit = min(limit, pages.page_chunks - page.used)
@@ -87,10 +90,10 @@ class Dispatcher(Losses):
         """Slots that have an agent; the engine's own list."""
         self._bells = [make_ring(fd) for fd in bells]
         self.words = segment.words
-        self.blocks = Blocks(segment, 0)
+        self.blocks = LentBlocks(segment)
         self.pages = Pages(segment, self.blocks)
         self.functions = Functions(segment)
-        self.encoder = Encoder()
+        self.encoder = Encoder(apart=True)
         self.pending: deque[Any] = deque()
         self.jobs: list[Job] = []
         self.backlog: deque[tuple[int, int]] = deque()
@@ -101,7 +104,7 @@ class Dispatcher(Losses):
         self.cancels = Cancels(self)
         self.pages.must_stay = may_run_again
         self._known: dict[int, tuple[Any, int]] = {}
-        self._carry: tuple[bytes, int, int, Any] | None = None
+        self._carry: tuple[bytes, int, int, Any, Luggage | None] | None = None
         self._batch = self._affordable = FIRST_BATCH
         self._largest = min(1 << 17, segment.layout.geometry.page_bytes // 2)
         """Payloads above this get a block of their own (bytes)."""
@@ -148,9 +151,11 @@ class Dispatcher(Losses):
         self.encoder.reset()
         batch = Batch(self.pages, page, self._batch)
         if self._carry is not None:
-            data, number, flags, sink = self._carry
+            data, number, flags, sink, luggage = self._carry
             self._carry = None
             self.encoder.buffer.write(data)
+            if luggage is not None:
+                batch.blocks.append((0, 0, 0, luggage))
             batch.slots.extend((batch.at, len(data), number, flags))
             batch.sinks.append(sink)
         pending_before = len(self.pending)
@@ -172,8 +177,8 @@ class Dispatcher(Losses):
             raise
         if sinks:
             self.inflight += len(sinks)
-            for i, offset, size in batch.blocks:
-                page.blocks[first - page.first + i] = (offset, size)
+            for i, *block in batch.blocks:
+                page.blocks[first - page.first + i] = block
             self._place(first, first + len(sinks))
         if batch.is_full:
             self.pages.close_current()
@@ -183,8 +188,8 @@ class Dispatcher(Losses):
         """Those in the batch are nowhere else, and somebody waits for them (I2)."""
         for sink in batch.sinks:
             self.settle(sink, False, error)
-        for _, offset, size in batch.blocks:
-            self.blocks.free(offset, size)
+        for _, *block in batch.blocks:
+            self.blocks.free(*block)
 
     def settle(self, sink: Any, ok: bool, value: Any) -> None:
         """`deliver` one result away from the others, and see whether its job is over with it."""
@@ -205,6 +210,7 @@ class Dispatcher(Losses):
         known, largest, limit, limit_int = self._known, self._largest, batch.limit, L.INT_LIMIT
         one_int, two_ints = L.KIND_INT, L.KIND_TWO_INTS
         last_function, number = _NO_FUNCTION, L.INLINE_FUNCTION
+        aside = self.encoder.aside
         start = tell()
         while len(sinks) + batch.refused < limit:
             try:
@@ -266,7 +272,7 @@ class Dispatcher(Losses):
             clear()
             end = tell()
             size = end - start
-            if size > largest or end > room:
+            if size > largest or end > room or aside:
                 self._oversized(batch, start, size, number, flags, sink)
                 if batch.is_full:
                     return
@@ -290,6 +296,7 @@ class Dispatcher(Losses):
         if kind >= L.KIND_MAP and job.terms.timeout_ns:
             kind |= L.TIMED
         plain_calls, limit_int = kind == L.KIND_CALL and number >= 0, L.INT_LIMIT
+        aside = self.encoder.aside
         allowed = min(batch.limit - len(sinks) - batch.refused, job.allowance(len(self.slots)))
         start = tell()
         while allowed > 0:
@@ -324,38 +331,65 @@ class Dispatcher(Losses):
             end = tell()
             size = end - start
             job.bytes_sent += size
-            if size > largest or end > room:
+            if size > largest or end > room or aside:
                 self._oversized(batch, start, size, number, kind, (job, index))
                 if batch.is_full:
                     return
                 start = tell()
+                allowed = min(allowed, job.allowance(len(self.slots)))
                 continue
             add((at + start, size, number, kind))
             sink_add((job, index))
             start = end
 
     def _oversized(self, batch: Batch, start: int, size: int, number: int, flags: int, sink: Any) -> None:
-        """A payload that does not fit the slab: give it a block, or carry it to the next page (the batch is full)."""
-        buffer = self.encoder.buffer
-        view = buffer.getbuffer()[start : start + size]
+        """A payload that does not fit the slab: give it a block, or carry it to the next page (the batch is full). One
+        that has luggage: see to that, too.
+        """
+        buffer, aside = self.encoder.buffer, self.encoder.aside
+        luggage, stays = None, False
         try:
-            if size <= self._largest:
-                self._carry = (bytes(view), number, flags, sink)
+            if aside:
+                whole = size + sum([one.nbytes for one in aside if type(one) is memoryview])
+                luggage, table = pack(self.blocks, aside)
+                if table:
+                    buffer.write(table)
+                    size, flags = size + len(table), flags | L.APART
+                if type(sink) is tuple:
+                    sink[0].bytes_sent += luggage.size
+            else:
+                whole = size
+            if size > self._largest:
+                with buffer.getbuffer()[start : start + size] as view:
+                    offset = self.blocks.put(view)
+                batch.blocks.append((len(batch.sinks), offset, size, luggage))
+                batch.slots.extend((offset, size, number, flags | L.IN_BLOCK))
+                batch.sinks.append(sink)
+            elif start + size > batch.room:
+                self._carry = (buffer.getvalue()[start:], number, flags, sink, luggage)
                 batch.is_full = True
-                return
-            try:
-                offset = self.blocks.put(view)
-            except OSError as error:
-                batch.refused += 1
-                deliver(sink, False, MemoryError(f"no shared memory for an argument of {size} bytes: {error}"))
-                return
-            batch.blocks.append((len(batch.sinks), offset, size))
-            batch.slots.extend((offset, size, number, flags | L.IN_BLOCK))
-            batch.sinks.append(sink)
+            else:
+                batch.blocks.append((len(batch.sinks), 0, 0, luggage))
+                batch.slots.extend((batch.at + start, size, number, flags))
+                batch.sinks.append(sink)
+                stays = True
+        except OSError as error:
+            self.blocks.free(0, 0, luggage)
+            batch.refused += 1
+            deliver(sink, False, MemoryError(f"no shared memory for an argument of {whole} bytes: {error}"))
         finally:
-            view.release()
-            buffer.seek(start)
-            buffer.truncate()
+            aside.clear()
+            if not stays:
+                buffer.seek(start)
+                buffer.truncate()
+
+    def drop_carry(self) -> Any:
+        """Who waits for the chunk that was carried over; its luggage is given back."""
+        assert self._carry is not None
+        *_, sink, luggage = self._carry
+        self._carry = None
+        self.blocks.free(0, 0, luggage)
+        return sink
 
     def _end_job(self, job: Job, error: BaseException | None) -> None:
         job.end(error)
@@ -446,7 +480,7 @@ class Dispatcher(Losses):
             sink._forget_call()
             return L.NONE
         if self._carry is not None and self._carry[3] is sink:
-            self._carry = None
+            self.drop_carry()
             return L.NONE
         for page in self.pages.table:
             if page is not None:
@@ -531,10 +565,11 @@ class Dispatcher(Losses):
             self.limits.turn(now)
         if self.cancels.open:
             self.cancels.turn(now)
+        self.blocks.turn(now, is_idle=not self.inflight)
 
     def due(self, now: float) -> list[float]:
         """Points in time (monotonic clock, s) at which `turn` has something to do."""
-        return self.limits.due() + self.cancels.due()
+        return self.limits.due() + self.cancels.due() + self.blocks.due()
 
     def queue_again(self, chunk: int) -> None:
         """See `Losses.queue_again`."""
@@ -574,8 +609,7 @@ class Dispatcher(Losses):
     def fail_unsent(self, error: BaseException) -> None:
         """Resolve the handle of everything that still waits in the parent."""
         if self._carry is not None:
-            sink, self._carry = self._carry[3], None
-            deliver(sink, False, error)
+            deliver(self.drop_carry(), False, error)
         self.fail_pending(error)
         for job in self.jobs[:]:
             if not job.ended:

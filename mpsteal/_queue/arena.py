@@ -20,7 +20,7 @@ import mmap
 import os
 import warnings
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import layout as L
@@ -260,11 +260,17 @@ class Segment:
 class Blocks:
     """Bump allocator over one owner's file offsets; starts over when everything has been freed.
 
-    Offsets cost nothing (the file is sparse), so nothing cleverer is needed.
+    Offsets cost nothing (the file is sparse), so nothing cleverer is needed. Memory does: a block that finds its pages
+    there is written at 9 GB/s, one that does not at 2.8, and giving it back takes as long as writing it. So of what was
+    freed last up to `warm_bytes` stay, for blocks of the same size.
     """
 
-    def __init__(self, segment: Segment, owner: int) -> None:
+    def __init__(self, segment: Segment, owner: int, warm_bytes: int = 0) -> None:
         self.segment = segment
+        self._warm_limit = warm_bytes
+        self.warm: dict[int, int] = {}
+        """Freed blocks that have their memory, offset to span, the last one freed last."""
+        self.warm_bytes = 0
         self.base = self.at = segment.blocks_base(owner)
         self.limit = self.base + segment.block_span
         self.live_bytes = 0
@@ -272,24 +278,59 @@ class Blocks:
     def put(self, data: Any) -> int:
         """Write `data` to a new block and return its offset. Raises OSError when there is no room."""
         span = self.span(memoryview(data).nbytes)
-        if self.at + span > self.limit:
+        try:
+            return self._put(data, span)
+        except OSError:
+            if not self.warm:
+                raise
+        self.cool()  # what is kept for later is needed now
+        return self._put(data, span)
+
+    def _put(self, data: Any, span: int) -> int:
+        offset = next((at for at in reversed(self.warm) if self.warm[at] == span), None) if self.warm else None
+        if offset is not None:
+            del self.warm[offset]
+            self.warm_bytes -= span
+        elif self.at + span > self.limit:
             raise OSError(errno.ENOSPC, "too many blocks in flight")
-        offset = self.at
+        else:
+            offset = self.at
+            self.at += span
+        self.live_bytes += span
         try:
             self.segment.write_block(offset, data)
-        except OSError:
+        except BaseException:
             self.segment.punch(offset, span)
+            self.live_bytes -= span
+            self._start_over()
             raise
-        self.at += span
-        self.live_bytes += span
         return offset
 
     def free(self, offset: int, size: int) -> None:
         """Give a block back."""
         span = self.span(size)
-        self.segment.punch(offset, span)
         self.live_bytes -= span
-        if not self.live_bytes:
+        if span > self._warm_limit:
+            self.segment.punch(offset, span)
+            self._start_over()
+            return
+        self.warm[offset] = span
+        self.warm_bytes += span
+        while self.warm_bytes > self._warm_limit:
+            oldest = next(iter(self.warm))
+            span = self.warm.pop(oldest)
+            self.warm_bytes -= span
+            self.segment.punch(oldest, span)
+
+    def cool(self) -> None:
+        """Give all memory back that nobody uses."""
+        while self.warm:
+            self.segment.punch(*self.warm.popitem())
+        self.warm_bytes = 0
+        self._start_over()
+
+    def _start_over(self) -> None:
+        if not self.live_bytes and not self.warm:
             self.at = self.base
 
     @staticmethod
@@ -306,6 +347,7 @@ class Page:
         sinks: per chunk who gets the result; None once it is finished.
         used: chunks numbered so far; `bytes_used` of the slab likewise.
         left: chunks numbered and not finished. The page is freed when it is closed and this is 0.
+        blocks: by index in the page, what `blocks.free` of the parent's is called with when the chunk is finished.
     """
 
     __slots__ = ("blocks", "bytes_used", "closed", "first", "left", "sinks", "used")
@@ -315,7 +357,7 @@ class Page:
         self.sinks: list[Any] = []
         self.used = self.bytes_used = self.left = 0
         self.closed = False
-        self.blocks: dict[int, tuple[int, int]] = {}
+        self.blocks: dict[int, Sequence[Any]] = {}
 
 
 class Pages:

@@ -3,7 +3,7 @@
 All words are int64, 8-byte aligned, written by one store. Offsets named `*_word` count words from the start of the
 segment, those named `*_byte` count bytes. README.md beside this file has the table with the writers.
 
-    | header | agent 0 .. agent n-1 | functions | classes | chunk slots | slabs | result rings |  ... blocks, not mapped
+    | header | agent 0 .. agent n-1 | functions | classes | leases | slots | slabs | rings |  ... blocks, not mapped
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MAGIC_VALUE = 0x6D70_7374_6561_6C31  # "mpsteal1"
 
 # Words of an agent, from its base. Lines of 8 words (64 bytes) keep writers apart.
 CLAIM, STARTED_NS, RESULT_TAIL, DONE, BUSY_NS, LOADED, CLAIM_AT = 0, 1, 2, 3, 4, 5, 6  # written by the agent
+LEASES_ENDED = 7  # the same
 RESULT_HEAD, BLOCKS_FREED, LEAVE, HELD, NEWS = 8, 9, 10, 11, 12  # written by the parent
 PARKED, RING_FULL, STATE, PID = 16, 17, 18, 19  # written by the agent (the parent resets them between agents)
 SPARE_PID, SPARE_UP = 20, 21  # written by the process that is to be the next agent (the parent resets them)
@@ -43,6 +44,7 @@ SLOT_WORDS = 4
 # Flags of a chunk slot.
 KIND_CALL, KIND_CALL_KWDS, KIND_MAP, KIND_STARMAP = 0, 1, 2, 3
 KIND_MASK, IN_BLOCK = 3, 4
+APART = 64  # a payload with buffers in blocks of their own, which its last words name, see `_agent/buffers.py`
 TIMED = 32  # a chunk of items, each of which has a time limit: the agent stamps the start of each
 KIND_INT, KIND_TWO_INTS = 8, 16  # a call with small ints, which stand in place of offset and size: no payload
 INT_LIMIT = 1 << 62  # below this, either sign, an int travels in a word
@@ -69,6 +71,9 @@ class Geometry(NamedTuple):
     functions: int = 1024
     classes: int = 0
     """Sets of skills that tasks of one scheduler may ask for; 0: no classes, every agent can run everything."""
+    leases: int = 128
+    """Blocks that an agent may read in place, each of which costs it a descriptor (Python's `mmap` keeps one, before
+    3.13). Too few: what tasks keep beyond them is copied; too many: agents run out of descriptors."""
 
 
 class Layout:
@@ -82,7 +87,8 @@ class Layout:
         self.functions_word = self.agents_word + g.slots * self.agent_words
         self.classes_word = self.functions_word + g.functions * FUNCTION_WORDS
         self.mask_words = -(-g.slots // MASK_BITS)
-        self.slots_word = self.classes_word + g.classes * self.mask_words
+        self.leases_word = self.classes_word + g.classes * self.mask_words
+        self.slots_word = self.leases_word + g.slots * g.leases
         self.chunks = g.pages * g.page_chunks
         slabs = (self.slots_word + self.chunks * SLOT_WORDS) * 8
         self.slabs_byte = -(-slabs // 4096) * 4096
@@ -101,6 +107,10 @@ class Layout:
         """First word of a level's ring of `(lo, hi)` entries."""
         g = self.geometry
         return self.agent(slot) + LEVELS_AT + 2 * g.levels + 2 * g.entries * level
+
+    def leases(self, slot: int) -> int:
+        """First word of the blocks that an agent reads in place."""
+        return self.leases_word + slot * self.geometry.leases
 
     def class_mask(self, number: int, slot: int) -> tuple[int, int]:
         """Word in which a class says whether an agent can run it, and the bit of that agent."""

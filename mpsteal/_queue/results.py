@@ -20,15 +20,22 @@ from typing import Any
 from . import layout as L
 from .arena import Blocks, Segment
 from .locks import STORES_ARE_ORDERED, Locks
+from .result_blocks import OUT_BYTES, WARM_BYTES, ResultBlocks, aligned
 
-VALUE, ERROR, INT, VOID, STORED_VALUE, STORED_ERROR = range(6)
-"""Kinds: a pickled value, a pickled error, a small int, None, and value or error in a block (payload: offset, size)."""
+VALUE, ERROR, INT, VOID, STORED_VALUE, STORED_ERROR, STORED_APART = range(7)
+"""Kinds: a pickled value, a pickled error, a small int, None, value or error in a block (payload: offset, size), and a
+value in a block with its buffers apart (payload: offset, size, size of the pickle, number of buffers):
+
+    block:  2 * size + read-only of each buffer (int64) | pickle | buffer | ...     each from a multiple of 64 on
+"""
 
 SKIP = -3
 INIT_ERROR = -4  # chunk number of the record that carries an initializer's exception
 
 _RECORD = Struct("3q")
 _BLOCK = Struct("2q")
+_APART = Struct("4q")
+_SIZE = Struct("q")
 _pack, _unpack, _iter_unpack = _RECORD.pack_into, _RECORD.unpack_from, _RECORD.iter_unpack
 
 
@@ -47,12 +54,10 @@ class ResultWriter:
         self.size = layout.geometry.ring_bytes
         self.tail_at = layout.agent(slot) + L.RESULT_TAIL
         self.head_at = layout.agent(slot) + L.RESULT_HEAD
-        self.freed_at = layout.agent(slot) + L.BLOCKS_FREED
         self.tail = self.words[self.tail_at]
         self.safe_until = 0
         self.largest = self.size // 4
-        self.blocks = Blocks(segment, slot + 1)
-        self.blocks_made = self.words[self.freed_at]
+        self.blocks = ResultBlocks(segment, slot)
         self.wait_for_room = wait_for_room
 
     def make_write_small(self) -> Callable[[int, int, int], None]:
@@ -107,11 +112,28 @@ class ResultWriter:
 
     def _store(self, kind: int, payload: bytes) -> tuple[int, bytes]:
         """Put a large payload in a block of its own; raises OSError when there is no memory for it."""
-        if self.words[self.freed_at] == self.blocks_made:
-            self.blocks.at = self.blocks.base
-        offset = self.blocks.put(payload)
-        self.blocks_made += 1
+        self._wait_for_blocks(len(payload))
+        offset = self.blocks.put([payload])
         return (STORED_VALUE if kind == VALUE else STORED_ERROR), _BLOCK.pack(offset, len(payload))
+
+    def write_apart(self, chunk: int, payload: bytes, buffers: list[memoryview]) -> None:
+        """Commit a value whose buffers are not in its pickle; raises OSError when there is no memory for them."""
+        sizes = b"".join([_SIZE.pack(2 * buffer.nbytes + buffer.readonly) for buffer in buffers])
+        parts = [sizes, payload, *buffers]
+        size = self.blocks.size_of(parts)
+        self._wait_for_blocks(size)
+        offset = self.blocks.put(parts)
+        self.write(chunk, STORED_APART, _APART.pack(offset, size, len(payload), len(buffers)))
+
+    def _wait_for_blocks(self, size: int) -> None:
+        """Let the parent read what lies there before yet more is added, as for room in the ring."""
+        blocks = self.blocks
+        while True:
+            head = self.words[self.head_at]  # before we look at what was freed: the parent moves it afterwards
+            blocks.see_freed()
+            if not blocks.bytes_out or blocks.bytes_out + size <= OUT_BYTES:
+                return
+            self.wait_for_room(head)
 
 
 class ResultReader:
@@ -126,6 +148,7 @@ class ResultReader:
         self.tail_at = layout.agent(slot) + L.RESULT_TAIL
         self.head_at = layout.agent(slot) + L.RESULT_HEAD
         self.freed_at = layout.agent(slot) + L.BLOCKS_FREED
+        self.blocks_base = segment.blocks_base(slot + 1)
 
     def drain(self) -> Iterator[tuple[int, int, Any]]:
         """All committed records: `(chunk, kind, payload)`; for INT the payload is the value itself, for VOID 0.
@@ -166,5 +189,29 @@ class ResultReader:
         try:
             return self.segment.read_block(offset, size)
         finally:
+            self._free(offset, size)
+
+    def fetch_apart(self, payload: bytes) -> tuple[bytearray, list[bytearray | bytes]]:
+        """Pickle and buffers of a value that was stored so, in memory of this process; its block is freed."""
+        offset, size, pickle_size, count = _APART.unpack(payload)
+        read, at = self.segment.read_block, offset
+        try:
+            sizes = _SIZE.iter_unpack(read(at, 8 * count))
+            at += aligned(8 * count)
+            pickled = read(at, pickle_size)
+            at += aligned(pickle_size)
+            buffers: list[bytearray | bytes] = []
+            for (word,) in sizes:
+                buffer = read(at, word >> 1)
+                at += aligned(word >> 1)
+                # As they would come out of the pickle: `bytes` where nobody may write.
+                buffers.append(bytes(buffer) if word & 1 else buffer)
+            return pickled, buffers
+        finally:
+            self._free(offset, size)
+
+    def _free(self, offset: int, size: int) -> None:
+        """The agent may use the block's place again. The memory of the first ones stays, see `ResultBlocks`."""
+        if offset >= self.blocks_base + WARM_BYTES:
             self.segment.punch(offset, Blocks.span(size))
-            self.words[self.freed_at] = self.words[self.freed_at] + 1
+        self.words[self.freed_at] = self.words[self.freed_at] + 1

@@ -40,6 +40,7 @@ class ModelAgent(loop.Agent):
         self.base = scene.layout.agent(slot)
         self.take = self.deques.make_take(slot)
         self.alone_until_ns = 0
+        self.results: Any = SimpleNamespace(blocks=SimpleNamespace(is_warm=False))
 
     def ring(self, slot: int) -> None:
         self.world.ring(slot)
@@ -220,7 +221,7 @@ def full_ring(world: World, results: int, *, fence_works: bool = True) -> Check:
     writer = R.ResultWriter(segment, 0, scene.locks, agent._wait_for_room)  # type: ignore[arg-type]
     page = SimpleNamespace(first=0, used=results, left=results, closed=False, blocks={}, sinks=[None] * results)
     dispatcher: Any = ModelDispatcher(scene)
-    dispatcher.blocks, dispatcher.inflight = None, results
+    dispatcher.blocks, dispatcher.inflight = SimpleNamespace(lent={}), results
     dispatcher.pages = SimpleNamespace(find=lambda _: page, page_chunks=results)
     collector = Collector(segment, scene.locks, dispatcher, 1, [])  # type: ignore[arg-type]
     got: list[int] = []

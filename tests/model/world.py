@@ -735,6 +735,7 @@ _AGENT_WORDS = frozenset(
         "BUSY_NS",
         "LOADED",
         "CLAIM_AT",
+        "LEASES_ENDED",
         "RESULT_HEAD",
         "BLOCKS_FREED",
         "LEAVE",

@@ -22,6 +22,7 @@ NOT_TUNABLE = {
     ("_agent/loop", "EXIT_BROKEN"),  # an exit code
     ("_agent/launch", "PR_SET_PDEATHSIG"),  # a number of the kernel's
     ("_queue/arena", "MFD_NOEXEC_SEAL"),  # another
+    ("_queue/leases", "MADV_POPULATE_WRITE"),  # one more
     ("_engine/urgent", "GROUP_SHIFT"),  # how two numbers share a word
     ("_policy/matching", "AGENT_BITS"),
     ("_policy/matching", "QUEUE_BITS"),

@@ -28,7 +28,7 @@ def agent_words() -> dict[str, int]:
         for name, value in vars(L).items()
         if name.isupper()
         and isinstance(value, int)
-        and name not in (*HEADER, *NOT_WORDS, "IN_BLOCK", "TIMED", "LEAVE_WHEN_IDLE", "LEAVE_NOW")
+        and name not in (*HEADER, *NOT_WORDS, "IN_BLOCK", "APART", "TIMED", "LEAVE_WHEN_IDLE", "LEAVE_NOW")
         and not name.startswith(AGENT_PREFIXES_OF_OTHERS)
     }
 
@@ -48,7 +48,7 @@ def test_words_of_the_header_are_distinct() -> None:
 
 def test_writers_have_cache_lines_of_their_own() -> None:
     """What the agent, the parent and lock holders write lies in different lines of 64 bytes."""
-    agent = {L.CLAIM, L.STARTED_NS, L.RESULT_TAIL, L.DONE, L.BUSY_NS, L.LOADED, L.CLAIM_AT}
+    agent = {L.CLAIM, L.STARTED_NS, L.RESULT_TAIL, L.DONE, L.BUSY_NS, L.LOADED, L.CLAIM_AT, L.LEASES_ENDED}
     parent = {L.RESULT_HEAD, L.BLOCKS_FREED, L.LEAVE, L.HELD, L.NEWS}
     locked = {L.MARK, L.J_VICTIM, L.J_ENTRY, L.J_MID, L.J_HI, L.J_LEVEL}
     lines = [{word // 8 for word in group} for group in (agent, parent, locked)]

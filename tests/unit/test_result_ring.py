@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpsteal._queue import layout as L
+from mpsteal._queue import result_blocks
 from mpsteal._queue import results as R
 from mpsteal._queue.arena import Segment, anonymous_file
 from mpsteal._queue.locks import Locks
@@ -182,13 +183,62 @@ def test_large_results_go_to_blocks_that_are_freed(ring: Ring, kind: int, stored
     ring.writer.write(0, kind, payload)
     [(_, _, first)] = ring.reader.drain()
     ring.reader.fetch(first)  # from here on the ring itself takes no new memory
+    ring.writer.blocks.cool()
     before = os.fstat(ring.segment.fd).st_blocks
     ring.writer.write(1, kind, payload)
     [(chunk, got_kind, where)] = list(ring.reader.drain())
     assert (chunk, got_kind) == (1, stored)
     assert os.fstat(ring.segment.fd).st_blocks > before
     assert ring.reader.fetch(where) == payload
+    ring.writer.blocks.cool()
     assert os.fstat(ring.segment.fd).st_blocks == before
+
+
+def test_memory_of_large_blocks_is_given_back_at_once(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (R, result_blocks):
+        monkeypatch.setattr(module, "WARM_BYTES", 1 << 16)
+    before = os.fstat(ring.segment.fd).st_blocks
+    ring.writer.write(0, R.VALUE, bytes(1 << 20))
+    [(_, _, where)] = ring.reader.drain()
+    assert os.fstat(ring.segment.fd).st_blocks > before + (1 << 20) // 512 - 1
+    ring.reader.fetch(where)
+    assert os.fstat(ring.segment.fd).st_blocks < before + (1 << 16) // 512
+
+
+sizes = st.integers(0, 9000)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.lists(sizes, max_size=3), st.integers(0, 3)), max_size=40))
+def test_blocks_of_results_never_overlap(actions: list[tuple[list[int], int]]) -> None:
+    """Values with their buffers apart, in a warm part of 16 KiB, read one or more at a time."""
+    ring = Ring()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (R, result_blocks):
+                patch.setattr(module, "WARM_BYTES", 1 << 14)
+            sent: list[list[bytes]] = []
+            got: list[list[bytes]] = []
+            waiting: list[bytes] = []
+
+            def read(count: int) -> None:
+                for where in waiting[:count]:
+                    pickled, buffers = ring.reader.fetch_apart(where)
+                    got.append([bytes(pickled), *map(bytes, buffers)])
+                del waiting[:count]
+
+            for chunk, (lengths, count) in enumerate(actions):
+                parts = [os.urandom(length) for length in lengths]
+                ring.writer.write_apart(chunk, b"pickle %d" % chunk, list(map(memoryview, parts)))
+                sent.append([b"pickle %d" % chunk, *parts])
+                waiting += [payload for _, _, payload in ring.reader.drain()]
+                read(count)
+            read(len(waiting))
+            assert got == sent
+            ring.writer.blocks.see_freed()
+            assert ring.writer.blocks.bytes_out == 0
+    finally:
+        ring.close()
 
 
 def test_block_space_is_used_again_once_all_are_fetched(ring: Ring) -> None:
