@@ -118,7 +118,9 @@ class Cancels:
         dispatcher.collector.collect(*dispatcher.slots)
         carry = dispatcher._carry
         if carry is not None and _owner(carry[3]) is job:
-            dispatcher.settle(dispatcher.drop_carry(), False, TaskCancelledError("the call was cancelled before it started"))
+            dispatcher.settle(
+                dispatcher.drop_carry(), False, TaskCancelledError("the call was cancelled before it started")
+            )
         left = _chunks(dispatcher, job)
         if not left:
             return False
