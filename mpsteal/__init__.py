@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         UnmatchedTaskError,
     )
     from .executor import Executor, ExecutorView
+    from .inside import CurrentAgent, agent_state, current_agent
     from .metrics import WorkStealingMetrics
     from .pool import AgentStats, Pool, PoolStats
     from .results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
@@ -51,6 +52,7 @@ __all__ = [
     "AsyncPool",
     "AsyncResult",
     "ConfigError",
+    "CurrentAgent",
     "DeadlineWarning",
     "DependencyError",
     "Executor",
@@ -73,6 +75,8 @@ __all__ = [
     "UnmatchedTaskError",
     "WorkStealingMetrics",
     "WorkStealingScheduler",
+    "agent_state",
+    "current_agent",
     "get_context",
 ]
 
@@ -98,6 +102,7 @@ _HOMES = {
     ),
     "executor": ("Executor", "ExecutorView"),
     "_executor_future": ("ExecutorFuture",),
+    "inside": ("CurrentAgent", "agent_state", "current_agent"),
     "metrics": ("WorkStealingMetrics",),
     "pool": ("AgentStats", "Pool", "PoolStats"),
     "results": ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"),

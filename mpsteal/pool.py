@@ -31,6 +31,7 @@ from ._engine.terms import NO_TERMS, Terms, check_seconds
 from ._engine.vitals import STUCK_AFTER_S
 from ._policy.chunking import CHUNKS_AHEAD_PER_AGENT
 from ._queue.layout import KIND_CALL, KIND_MAP, KIND_STARMAP
+from .errors import PoolTerminatedError
 from .results import (
     AsyncResult,
     ChunkedIMapIterator,
@@ -51,6 +52,11 @@ FOREIGN = "FOREIGN"  # in a forked child of the process that made the pool
 
 _SEQUENCES = (list, tuple, range, str, bytes, dict, set, frozenset)
 """Input whose iteration runs no user code and cannot block, so the engine reads it by itself."""
+
+
+ROOM_FACTOR, ROOM_LEAST = 2, 64
+"""What a pool may grow to, unless told otherwise: so many times its first size, and the machine's CPUs, and never less
+than the second. Less: `resize` refuses what somebody may want; more: each takes 1 MiB of addresses (not memory)."""
 
 
 _new_result = AsyncResult.__new__
@@ -149,12 +155,18 @@ class Pool:
         max_rss: bytes of resident memory above which an agent is replaced, between two chunks; None: any.
         stuck_after: seconds without a result and without CPU time after which an agent is seen as stuck, in `stats()`
             and in the log; nothing is ended for it. None: never.
+        finalizer, finalargs: called in each agent as it leaves in order: after `close`, when it is replaced by rule,
+            when `resize` has it leave, and at `terminate`, so at the end of `with`, if it runs nothing then. Not in an
+            agent that dies or is ended. What it raises is logged, and nothing else comes of it. The end of the pool
+            waits for it for 30 s, or 5 s at `terminate`.
+        max_processes: what `resize` may go up to; None: twice `processes` or twice the machine's CPUs, at least 64.
+            What is not used costs addresses (1 MiB each), no memory, process or descriptor.
         geometry: sizes of the shared segment, see `_queue.layout.Geometry`; for tests and experts.
 
     Raises:
         ValueError: `processes`, `maxtasksperchild` or `max_rss` is not a positive whole number, `max_age` or
-            `stuck_after` no positive number.
-        TypeError: `initializer` is not callable.
+            `stuck_after` no positive number, `max_processes` fewer than `processes`.
+        TypeError: `initializer` or `finalizer` is not callable.
         OSError: the system refused a process, a descriptor or memory.
     """
 
@@ -176,6 +188,9 @@ class Pool:
         max_age: float | None = None,
         max_rss: int | None = None,
         stuck_after: float | None = STUCK_AFTER_S,
+        finalizer: Callable[..., Any] | None = None,
+        finalargs: Iterable[Any] = (),
+        max_processes: int | None = None,
         geometry: dict[str, int] | None = None,
     ) -> None:
         self._state = "INIT"
@@ -200,6 +215,12 @@ class Pool:
             check_seconds("stuck_after", stuck_after)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if finalizer is not None and not callable(finalizer):
+            raise TypeError(f"finalizer must be a callable, not {finalizer!r}")
+        if max_processes is None:
+            max_processes = max(ROOM_LEAST, ROOM_FACTOR * processes, ROOM_FACTOR * (os.cpu_count() or 1))
+        else:
+            _check_count("max_processes", max_processes, processes, f"the pool starts with {processes}; None: see help")
         self._processes = processes
         engine: Engine | None = None
         try:
@@ -212,6 +233,9 @@ class Pool:
                     initargs=tuple(initargs),
                     limits=AgentLimits(maxtasksperchild, max_age, max_rss),
                     stuck_after_s=math.inf if stuck_after is None else stuck_after,
+                    capacity=max_processes,
+                    finalizer=finalizer,
+                    finalargs=tuple(finalargs),
                     geometry=geometry,
                 )
                 self._state = RUN
@@ -452,7 +476,8 @@ class Pool:
             result._settle(True, [])  # without a callback, as in the stock pool
             return result
         pieces = result.pieces(items, chunksize, self._processes)
-        window = None if chunksize else CHUNKS_AHEAD_PER_AGENT * self._processes
+        # The cutter says how far ahead it is for so many agents as there are; here bytes are bounded as well.
+        window = None if chunksize else CHUNKS_AHEAD_PER_AGENT * self._engine.capacity
         self._submit_job(Job(func, kind, pieces, result, window=window, site=site, terms=terms))
         return result
 
@@ -535,6 +560,42 @@ class Pool:
         out._job = job
         self._submit_job(job)
         return out
+
+    # -- its size ---------------------------------------------------------------------------------------------------
+
+    def resize(self, processes: int) -> None:
+        """Go on with so many agents. Returns when those that are missing have been started, and those that are too many
+        have been told to leave; it waits for neither.
+
+        New agents take over what is queued at others as soon as they have run their initializer. Who leaves ends what
+        it runs first, and others get its queue at once. Those leave first that do not get on or have nothing to do. Any
+        thread.
+
+        Raises:
+            ValueError: `processes` is not a whole number from 1 to `max_processes`, or the pool is closed.
+            OSError: the system refused a process, a descriptor or memory. Those started before stay.
+        """
+        self._check_running()
+        most = self._engine.capacity
+        _check_count("processes", processes, 1, "an int")
+        processes = operator.index(processes)
+        if processes > most:
+            raise ValueError(
+                f"{processes} processes are more than this pool can have, {most}; see Pool(max_processes=)"
+            )
+
+        def resize() -> None:
+            try:
+                self._engine.resize(processes)
+            finally:
+                self._processes = self._engine.size  # here: of several threads the last one that was served decides
+
+        try:
+            self._engine.call(resize)
+        except PoolTerminatedError:
+            if self._engine.broken is not None:
+                raise self._engine.broken from None
+            raise
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -266,6 +266,8 @@ class MapResult(AsyncResult[list[_T]]):
         self._cutter = cutter
         at = 0
         while at < len(items):
+            if cutter is not None and self._pool is not None:
+                cutter.agents = self._pool._processes  # it may be resized meanwhile
             size = chunksize or cutter.next_size()  # type: ignore[union-attr]  # one of the two is there
             if not size:
                 yield WAIT

@@ -81,6 +81,8 @@ class WorkStealingScheduler:
         config: a path to a YAML file, a mapping, a `Config`, or None for the defaults. Single keys by keyword, sections
             joined with two underscores: `WorkStealingScheduler(strategy="pull", balancing__interval_s=5)`.
         initializer, initargs: called in each agent's process as it starts. If it raises, every task raises that.
+        finalizer, finalargs: called there as it leaves in order: at `stop`, when it is removed (with `drain`), when it
+            is replaced by rule; not where it dies or is ended. What it raises is logged.
         context: a `multiprocessing` context, or the name of a start method; None: the default one.
 
     Raises:
@@ -93,6 +95,8 @@ class WorkStealingScheduler:
         *,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        finalizer: Callable[..., Any] | None = None,
+        finalargs: Iterable[Any] = (),
         context: BaseContext | str | None = None,
         geometry: dict[str, int] | None = None,
         **overrides: Any,
@@ -100,7 +104,10 @@ class WorkStealingScheduler:
         self.config: Config = load_config(config, **overrides)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if finalizer is not None and not callable(finalizer):
+            raise TypeError(f"finalizer must be a callable, not {finalizer!r}")
         self._initializer, self._initargs = initializer, tuple(initargs)
+        self._finalizer, self._finalargs = finalizer, tuple(finalargs)
         self._ctx: Any = (
             multiprocessing.get_context(context) if context is None or isinstance(context, str) else context
         )
@@ -152,6 +159,8 @@ class WorkStealingScheduler:
                     context=self._ctx,
                     initializer=self._initializer,
                     initargs=self._initargs,
+                    finalizer=self._finalizer,
+                    finalargs=self._finalargs,
                     geometry={"levels": LEVELS, "entries": ENTRIES, "classes": CLASSES, **self._geometry},
                     dispatcher=partial(Scheduling, rules=rules, metrics=self.metrics),
                     collector=TaskCollector,

@@ -73,13 +73,15 @@ class AgentSpec(NamedTuple):
     """Everything an agent is told.
 
     Attributes:
+        identity: its name and its capabilities.
         results: write end of this agent's results pipe.
         doorbell: read end of its own doorbell.
-        bells: write ends of all agents' doorbells, by slot.
+        bells: write ends of the doorbells of all agents that there have been so far, by slot.
         parent_watch: a pidfd of the pool's process, readable once that is dead; None where there are none.
         dies_with_starter: whether the kernel may kill it when the thread that started it ends: that thread lives as
             long as the pool may.
         owners_are_fenced: whether agents may take chunks without their locks, see `_queue/barrier.py`.
+        finalizer, finalargs: what is called as it leaves in order, or None.
         inherited: the parent's `Segment`, if this process is a fork.
         max_tasks: chunks after which the agent leaves, or None.
         balancing: None in a Pool. With it the agent also notes when each chunk was started.
@@ -87,6 +89,7 @@ class AgentSpec(NamedTuple):
     """
 
     slot: int
+    identity: tuple[str, frozenset[str]]
     geometry: Geometry
     segment: Descriptor
     locks: list[Descriptor]
@@ -102,6 +105,8 @@ class AgentSpec(NamedTuple):
     balancing: Balancing | None = None
     inherited: Any = None
     go: Descriptor | None = None
+    finalizer: Any = None
+    finalargs: tuple[Any, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping stays behind where the process is not a fork.
@@ -123,8 +128,10 @@ def agent_main(spec: AgentSpec) -> None:
         if _prctl is not None:
             # Until the Manager is there nobody else would end an agent that is inside a task.
             _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    from . import here
     from .loop import Agent
 
+    here.enter(spec)
     if spec.go is None:
         Agent(spec).run()
         return

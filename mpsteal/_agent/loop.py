@@ -107,6 +107,9 @@ class Agent:
         for bell in spec.bells:
             os.set_blocking(bell.fd, False)
 
+    has_left = False
+    """Its slot, and what is written there, is another's from now on."""
+
     # -- life -----------------------------------------------------------------------------------------------------
 
     def run(self, *, is_initialized: bool = False, failure: BaseException | None = None) -> None:
@@ -146,8 +149,11 @@ class Agent:
                 sys.stderr.flush()
             os._exit(EXIT_BROKEN)
         self.leases.stop()
+        self.has_left = True
         words[base + L.STATE] = L.LEAVING
-        self.ring_parent()  # its slot is free, whatever Python's exit may wait for
+        self.ring_parent()  # its slot is free, whatever Python's exit, or the finalizer, may wait for
+        if spec.finalizer is not None:
+            finalize(spec)
 
     def serve(self) -> None:
         """Take and run chunks until the pool stops or `max_tasks` is reached."""
@@ -433,7 +439,7 @@ class Agent:
     @property
     def _slots(self) -> range:
         """All slots that have, or may have, an agent."""
-        return range(self.spec.geometry.slots if self.rules is None else self.words[L.SLOTS_USED])
+        return range(self.words[L.SLOTS_USED])
 
     def _is_work_anywhere(self) -> bool:
         """Whether this agent could find something if it looked again."""
@@ -486,7 +492,14 @@ class Agent:
                 self.ring(agent)
 
     def ring(self, slot: int) -> None:
-        """Ring an agent's doorbell. A full pipe means it has been rung enough."""
+        """Ring an agent's doorbell. A full pipe means it has been rung enough.
+
+        One that came after us, when the pool grew, is rung by the parent: whenever that is rung it looks who is parked
+        beside what others have queued (`Dispatcher.wake_idle`).
+        """
+        if slot >= len(self.spec.bells):
+            self.ring_parent()
+            return
         with contextlib.suppress(BlockingIOError):
             os.write(self.spec.bells[slot].fd, b"w")
 
@@ -550,6 +563,19 @@ def not_loaded(error: BaseException) -> BaseException:
 
     told = TransferError("arguments", type(error).__qualname__, describe(error).partition(": ")[2])
     return told.with_traceback(error.__traceback__)
+
+
+def finalize(spec: AgentSpec) -> None:
+    """Run the user's finalizer. All results are delivered, or about to be: nothing depends on it."""
+    try:
+        spec.finalizer(*spec.finalargs)
+    except BaseException:
+        import logging  # here: few agents need it, and it takes 5 ms to import
+
+        logger = logging.getLogger("mpsteal")
+        logger.exception(
+            "mpsteal: the finalizer of agent %r raised", spec.identity[0], extra=here.facts("finalizer_raised")
+        )
 
 
 def end_copy(error: BaseException | None) -> None:

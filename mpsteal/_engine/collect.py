@@ -27,10 +27,18 @@ class Collector:
         that there is, and need not stand in line for the interpreter."""
         self.words, self.layout = segment.words, segment.layout
         self.dispatcher = dispatcher
-        self.readers = [R.ResultReader(segment, slot, locks) for slot in range(agents)]
-        self.collected = [0] * agents
+        self._segment, self._locks = segment, locks
+        self.readers: list[R.ResultReader] = []
+        self.collected: list[int] = []
         """Chunks whose results were read, per slot: what `DONE` has to be (I6)."""
         self.init_error: BaseException | None = None
+        while len(self.readers) < agents:
+            self.add_reader()
+
+    def add_reader(self) -> None:
+        """There is one slot more."""
+        self.readers.append(R.ResultReader(self._segment, len(self.readers), self._locks))
+        self.collected.append(0)
 
     def collect(self, *slots: int) -> int:
         """Deliver everything these agents have committed; returns how many chunks that were."""

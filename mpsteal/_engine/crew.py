@@ -39,10 +39,16 @@ logger = logging.getLogger("mpsteal")
 TERM_GRACE_S = 0.2
 """Between SIGTERM and SIGKILL at terminate: long enough for a Python-level handler, short enough for `with` blocks."""
 
+FINALIZE_GRACE_S = 5.0
+"""After `terminate`, what an agent that ran nothing then may take for its finalizer, before it is killed: shorter cuts
+off what may just be ending; longer has a finalizer that hangs hold up a `with` block, or a program's exit, for longer
+(chosen by hand)."""
+
 LEAVE_GRACE_S = 30.0
-"""After `close`, or a scheduler's `stop`, an agent that has left may wait for so long for threads and processes that
-its tasks have left behind, as any Python process does; then it is killed with them, since whoever joins the pool would
-wait as well (the stock pool does, for ever). Chosen by hand: shorter cuts off what may just be ending."""
+"""After `close`, or a scheduler's `stop`, an agent that has left may take so long for its finalizer, and wait for
+threads and processes that its tasks have left behind, as any Python process does; then it is killed with them, since
+whoever joins the pool would wait as well (the stock pool does, for ever). Chosen by hand: shorter cuts off what may
+just be ending."""
 
 KILL_EVERY_S = 1.0
 """Next SIGKILL for those that are still there then: one that was starting may not have had its group yet."""
@@ -72,6 +78,7 @@ class Crew:
         slots: those that have an agent, the engine's own list.
         forks: whether agents are forks of this process, which may hang on what another thread held.
         has_initializer: whether they run code of the user's before their first task.
+        has_finalizer: whether they do after their last.
     """
 
     def __init__(
@@ -86,9 +93,10 @@ class Crew:
         *,
         forks: bool,
         has_initializer: bool,
+        has_finalizer: bool = False,
     ) -> None:
         self._make_spec, self._make_process, self._forks = make_spec, make_process, forks
-        self._has_initializer = has_initializer
+        self._has_initializer, self._has_finalizer = has_initializer, has_finalizer
         self._segment, self._words, self._layout, self._deques = segment, segment.words, segment.layout, deques
         self._dispatcher, self._collector = dispatcher, collector
         self._slots = slots
@@ -108,6 +116,9 @@ class Crew:
         """Slots to be filled again: whether the one before left by rule, or died."""
         self._respawn_at: dict[int, tuple[float, int]] = {}
         self._kill_at: float | None = None
+        self._idle: set[int] = set()
+        """Slots of agents that run nothing as the pool is terminated: they leave by themselves, and end in order."""
+        self._finalize_by = 0.0
         self._hello_missing = False
         self._hello_due = 0.0
         self._failures_in_row = 0
@@ -285,9 +296,10 @@ class Crew:
         states = {slot: self._words[self._layout.agent(slot) + L.STATE] for slot in self.alive}
         for agent in (*(a for s, a in self.alive.items() if states[s] == L.LEAVING), *self._lingering.values()):
             logger.warning(
-                "mpsteal: agent %d (pid %d) has left and waits for threads or processes that tasks left behind; ended",
+                "mpsteal: agent %d (pid %d) has left and waits for %s; ended",
                 agent.slot,
                 agent.process.pid,
+                "its finalizer, or " * self._has_finalizer + "threads or processes that tasks left behind",
                 extra=facts("agent_ended", agent=agent.slot, agent_pid=agent.process.pid),
             )
             agent.kill_group()
@@ -318,7 +330,11 @@ class Crew:
         if self._leave_by is not None and now >= self._leave_by:
             self._end_leavers(now)
         if self._kill_at is not None and now >= self._kill_at:
-            for agent in (*self.alive.values(), *self._lingering.values()):
+            may_end = self._has_finalizer and now < self._finalize_by
+            for slot, agent in self.alive.items():
+                if not (may_end and self._words[self._layout.agent(slot) + L.STATE] == L.LEAVING):
+                    agent.kill_group()
+            for agent in self._lingering.values() if not may_end else ():
                 agent.kill_group()
             self._kill_at = now + KILL_EVERY_S
         return failed
@@ -447,20 +463,33 @@ class Crew:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
+    def spare_idle(self) -> None:
+        """The pool is about to be terminated: note who runs nothing, and so has its finalizer run."""
+        words, is_pending = self._words, self._collector.is_pending
+        for slot in self.alive:
+            base = self._layout.agent(slot)
+            if words[base + L.STATE] in (L.READY, L.LEAVING) and not is_pending(words[base + L.CLAIM]):
+                self._idle.add(slot)
+
     def dismiss(self, *, only_busy: bool) -> None:
         """End the agents by signal, whatever they do: SIGTERM now, SIGKILL after `TERM_GRACE_S`. Once only.
 
-        With `only_busy` those that are parked are left alone: they leave by themselves.
+        With `only_busy` those that are parked are left alone: they leave by themselves. So are all that run nothing,
+        where there is a finalizer; those that have begun with it have `FINALIZE_GRACE_S`.
         """
         if self._kill_at is not None:
             return
-        for agent in self._lingering.values():
-            agent.terminate()
+        now = time.monotonic()
+        if not (only_busy and self._has_finalizer):
+            for agent in self._lingering.values():
+                agent.terminate()
         for slot, agent in self.alive.items():
-            if not (only_busy and self._words[self._layout.agent(slot) + L.PARKED]):
+            if not (only_busy and (slot in self._idle or self._words[self._layout.agent(slot) + L.PARKED])):
                 agent.terminate()
         self._respawn_at.clear()
-        self._kill_at = time.monotonic() + TERM_GRACE_S
+        self._kill_at = now + TERM_GRACE_S
+        if only_busy:
+            self._finalize_by = now + FINALIZE_GRACE_S
 
     def kill_all(self) -> None:
         """The engine itself has failed: leave nobody."""

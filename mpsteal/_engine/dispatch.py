@@ -14,7 +14,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._agent.serialize import Encoder, is_by_reference
 from .._policy.placement import split_evenly, split_range
@@ -29,7 +29,11 @@ from .jobs import END, WAIT, Job
 from .limits import Limits
 from .losses import Losses
 from .luggage import Luggage, pack
+from .resize import MOVE_RETRY_S, Resizer
 from .terms import agents_lost, may_run_again
+
+if TYPE_CHECKING:
+    from .health import AgentProcess
 
 FIRST_BATCH, LARGEST_BATCH = 32, 1024
 """Chunks written before they are handed out. Where an agent is idle, the first batch is small, so that it starts soon,
@@ -88,6 +92,10 @@ class Dispatcher(Losses):
         self.segment, self.locks, self.deques = segment, locks, deques
         self.slots = slots
         """Slots that have an agent; the engine's own list."""
+        self.staying = slots
+        """Those of them whose agents have not been told to leave: they get what is placed. The same list until a Pool
+        is resized."""
+        self.resizer = Resizer(self)
         self._bells = [make_ring(fd) for fd in bells]
         self.words = segment.words
         self.blocks = LentBlocks(segment)
@@ -144,7 +152,7 @@ class Dispatcher(Losses):
         return any(words[layout.agent(slot) + L.PARKED] for slot in self.slots)
 
     def _can_feed(self, job: Job) -> bool:
-        return not job.ended and job.allowance(len(self.slots)) > 0
+        return not job.ended and job.allowance(len(self.staying)) > 0
 
     def _fill(self, page: Page) -> bool:
         """One batch into one page. False when nothing was there after all."""
@@ -297,7 +305,7 @@ class Dispatcher(Losses):
             kind |= L.TIMED
         plain_calls, limit_int = kind == L.KIND_CALL and number >= 0, L.INT_LIMIT
         aside = self.encoder.aside
-        allowed = min(batch.limit - len(sinks) - batch.refused, job.allowance(len(self.slots)))
+        allowed = min(batch.limit - len(sinks) - batch.refused, job.allowance(len(self.staying)))
         start = tell()
         while allowed > 0:
             try:
@@ -439,7 +447,7 @@ class Dispatcher(Losses):
     def _place(self, lo: int, hi: int) -> None:
         """Deal a new range to the agents, then ring those that are parked (the mirror of `Agent.find_work`)."""
         words, layout, deques = self.words, self.segment.layout, self.deques
-        slots = self.slots
+        slots = self.staying
         bases = [layout.agent(a) for a in slots]
         if self.backlog:
             self.backlog.append((lo, hi))
@@ -456,8 +464,8 @@ class Dispatcher(Losses):
         self.ring_parked(hi - lo)
 
     def _push(self, agent: int, lo: int, hi: int) -> None:
-        slots = self.slots
-        first = slots.index(agent)
+        slots = self.staying
+        first = slots.index(agent) if agent in slots else 0
         for i in range(len(slots)):
             if self.deques.push(slots[(first + i) % len(slots)], 0, lo, hi):
                 return
@@ -499,7 +507,7 @@ class Dispatcher(Losses):
                 return chunk
         # Twice: a thief may carry it past us the first time.
         for _ in range(2):
-            for agent in self.slots:
+            for agent in (*self.slots, *self.resizer.moving):
                 rest = self.deques.remove(agent, chunk)
                 if rest is not None:
                     if rest[0] < rest[1]:
@@ -519,16 +527,27 @@ class Dispatcher(Losses):
                 self.ring(a)
                 chunks -= a not in self.frozen
 
+    def wake_idle(self) -> None:
+        """Ring those that are parked while others have something queued: an agent that started before the pool grew
+        cannot ring those that came later, and rings the parent instead (the sum may count what is about to start: then
+        somebody looks around in vain)."""
+        if self._has_idle():
+            self.ring_parked(sum(map(self.deques.queued, self.slots)))
+
     def ring(self, agent: int) -> None:
         """Ring an agent's doorbell."""
         self._bells[agent]()
+
+    def add_bell(self, fd: int) -> None:
+        """There is one slot more, with this doorbell."""
+        self._bells.append(make_ring(fd))
 
     def _has_room(self) -> bool:
         """Whether some agent's ring is at most half full: refilling at every single place would cost more than it
         gives, since what is held back is merged into few long ranges meanwhile."""
         words, layout = self.words, self.segment.layout
         half = layout.geometry.entries // 2
-        heads = (layout.head(a, 0) for a in self.slots)
+        heads = (layout.head(a, 0) for a in self.staying)
         return any(words[at + 1] - words[at] <= half for at in heads)
 
     def refill(self) -> None:
@@ -546,8 +565,8 @@ class Dispatcher(Losses):
         for lo, hi in merged:
             if lo == hi:
                 continue
-            for i, a, b in split_evenly(lo, hi, len(self.slots)):
-                self._push(self.slots[i], a, b)
+            for i, a, b in split_evenly(lo, hi, len(self.staying)):
+                self._push(self.staying[i], a, b)
             total += hi - lo
         self.ring_parked(total)
 
@@ -561,6 +580,8 @@ class Dispatcher(Losses):
 
     def turn(self, now: float) -> None:
         """One round of the loop, before the engine may sleep."""
+        if self.resizer.moving:
+            self.resizer.move_away()
         if self.limits.watched:
             self.limits.turn(now)
         if self.cancels.open:
@@ -569,7 +590,13 @@ class Dispatcher(Losses):
 
     def due(self, now: float) -> list[float]:
         """Points in time (monotonic clock, s) at which `turn` has something to do."""
-        return self.limits.due() + self.cancels.due() + self.blocks.due()
+        return self.limits.due() + self.cancels.due() + self.blocks.due() + ([now + MOVE_RETRY_S] if self.resizer.moving else [])
+
+    def gone(self, slot: int, agent: AgentProcess, *, for_good: bool, is_end: bool, has_left: bool) -> None:
+        """See `Losses.gone`."""
+        super().gone(slot, agent, for_good=for_good, is_end=is_end, has_left=has_left)
+        if for_good and not is_end:
+            self.resizer.gone(slot, agent, has_left=has_left)
 
     def queue_again(self, chunk: int) -> None:
         """See `Losses.queue_again`."""
@@ -578,6 +605,10 @@ class Dispatcher(Losses):
     def init_failed(self, error: BaseException) -> BaseException:
         """An initializer has raised: what everybody gets from now on."""
         return error
+
+    def deal_again(self, lo: int, hi: int) -> None:
+        """A range that was queued at an agent that leaves."""
+        self._place(lo, hi)
 
     # -- what a scheduler does, and a Pool does not ----------------------------------------------------------------
 

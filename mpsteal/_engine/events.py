@@ -12,7 +12,7 @@ EVENTS = {
     "agent_died": "an agent died; the message says whether another is started now, later, or no more",
     "agent_ended": "an agent was ended by us; the message says why: a task's `timeout`, a signal that had stopped it"
     " with a lock that others wait for, what tasks left behind",
-    "agent_lost": "an agent died and is not replaced (`agents.replace_dead: false`)",
+    "agent_lost": "an agent died and is not replaced (`agents.replace_dead: false`, or it was to leave)",
     "agent_not_started": "the system refused a process for a further agent of an executor; it is tried again",
     "agent_recycled": "an agent has left by rule (number of tasks, age, memory), and is replaced",
     "agent_stuck": "an agent has for long neither finished anything nor used CPU time",
@@ -24,6 +24,7 @@ EVENTS = {
     "delivery_failed": "a result could not be delivered, with the traceback",
     "engine_failed": "the engine itself failed, with its traceback; every call raises that",
     "exit_with_tasks": "the program ends before a scheduler's tasks are over",
+    "finalizer_raised": "a user's finalizer raised, with its traceback; written in the agent's process",
     "manager_died": "the Manager's process died; a new one is started",
     "manager_failed": "the Manager's process could not be started; it is tried again",
     "manager_unreachable": "there is no place for the Manager's sockets: it watches, and nobody can attach",

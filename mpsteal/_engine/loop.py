@@ -107,12 +107,18 @@ class Engine:
         collector: Callable[..., Collector] = Collector,
         what: str = "the pool",
         stuck_after_s: float = STUCK_AFTER_S,
+        capacity: int | None = None,
+        finalizer: Any = None,
+        finalargs: tuple[Any, ...] = (),
     ) -> None:
         self._what = what
         """What the front door's user made, in errors: who has a scheduler never made a pool."""
         self.slots = list(range(agents)) if balancing is None else []
         """Slots that have an agent. A scheduler starts with none and has `agents` at most."""
-        self._capacity = agents
+        self._equipped = agents
+        """Slots that have what an agent needs (a doorbell, say) from the start; a Pool has room for more."""
+        self._has_grown = False
+        """Whether some agents may not have the doorbells of others."""
         self._make_dispatcher, self._make_collector, self._balancing = dispatcher, collector, balancing
         self.state = RUN
         self.asleep: list[bool] = _AWAKE
@@ -127,6 +133,7 @@ class Engine:
         self._cancels: deque[tuple[Any, bool, list[bool], Any]] = deque()
         self._calls: deque[tuple[Callable[[], Any], list[Any], Any]] = deque()
         self._initializer, self._initargs, self._limits = initializer, initargs, limits
+        self._finalizer, self._finalargs = finalizer, finalargs
         self._stuck_after_s = stuck_after_s
         self._close_asked = self._terminate_asked = False
         self.waiting: list[Any] = []
@@ -144,7 +151,7 @@ class Engine:
         try:
             with interrupts_deferred():
                 try:
-                    self._build(make_process, context, geometry or {})
+                    self._build(make_process, context, {"slots": capacity or agents, **(geometry or {})})
                     self.thread.start()
                 finally:
                     self._gate.release()
@@ -159,12 +166,13 @@ class Engine:
     # -- building -------------------------------------------------------------------------------------------------
 
     def _build(self, make_process: Callable[..., Any], context: Any, geometry: dict[str, int]) -> None:
-        n = self._capacity
-        self.segment = Segment.create(L.Geometry(n, **geometry))
+        equipped = self._equipped
+        self.segment = Segment.create(L.Geometry(**geometry), equipped)
         self._cleanup.callback(self.segment.close)
+        n = self.segment.layout.geometry.slots
         self.words = self.segment.words
         self.words[L.SLOTS_USED] = len(self.slots)
-        self._lock_fds = [self._own(fd) for fd in lock_files(n)]
+        self._lock_fds = [self._own(fd) for fd in lock_files(n, equipped)]
         barrier = load_barrier()
         self._owners_are_fenced = barrier is not None
         self.locks = Locks(self._lock_fds, n, barrier)
@@ -172,7 +180,7 @@ class Engine:
         levels = None if self._balancing is None else self._balancing.steal_levels
         self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point, levels)
         self._results: dict[int, tuple[int, int]] = {}
-        self._doorbells = [self._pipe() for _ in range(n)]  # all: agents ring each other, whoever starts when
+        self._doorbells = [self._pipe() for _ in range(equipped)]  # all: agents ring each other, whoever starts when
         self._wake_r, self._wake_w = self._pipe()
         # With a core to spare the parent's wake-ups take nothing from an agent.
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -184,7 +192,7 @@ class Engine:
         bells = [w for _, w in self._doorbells]
         self.dispatcher = self._make_dispatcher(self.segment, self.locks, self.deques, bells, self.slots)
         self.pending = self.dispatcher.pending
-        self.collector = self._make_collector(self.segment, self.locks, self.dispatcher, n, self.waiting)
+        self.collector = self._make_collector(self.segment, self.locks, self.dispatcher, equipped, self.waiting)
         method = context.get_start_method() if isinstance(context, mp_context.BaseContext) else "fork"
         self._forks = method == "fork"
         self._is_starter = method != "forkserver"  # agents are children of this process
@@ -204,6 +212,7 @@ class Engine:
             self.slots,
             forks=self._forks,
             has_initializer=self._initializer is not None,
+            has_finalizer=self._finalizer is not None,
         )
         self.dispatcher.attach(self)
         self.vitals = Vitals(self.dispatcher, self._stuck_after_s)
@@ -229,6 +238,17 @@ class Engine:
         os.set_blocking(w, False)
         return r, w
 
+    def _equip(self, slot: int) -> None:
+        """Make what the agent of a slot needs that had none yet. Raises OSError when the system refuses."""
+        layout = self.segment.layout
+        while len(self._doorbells) <= slot:
+            self.segment.reserve(layout.ring(len(self._doorbells)), layout.geometry.ring_bytes)
+            bell = self._pipe()
+            self.collector.add_reader()
+            self.dispatcher.add_bell(bell[1])
+            self._doorbells.append(bell)
+            self._has_grown = True
+
     def _make_spec(self, slot: int) -> AgentSpec:
         if slot not in self._results:
             self._results[slot] = self._pipe()
@@ -236,6 +256,7 @@ class Engine:
                 self.selector.register(self._results[slot][0], selectors.EVENT_READ, ("result", slot))
         return AgentSpec(
             slot=slot,
+            identity=self.dispatcher.identity(slot),
             geometry=self.segment.layout.geometry,
             segment=Descriptor(self.segment.fd),
             locks=[Descriptor(fd) for fd in self._lock_fds],
@@ -245,6 +266,8 @@ class Engine:
             parent_watch=None if self._parent_watch is None else Descriptor(self._parent_watch),
             initializer=self._initializer,
             initargs=self._initargs,
+            finalizer=self._finalizer,
+            finalargs=self._finalargs,
             max_tasks=self._limits.max_tasks,
             owners_are_fenced=self._owners_are_fenced,
             balancing=self._balancing,
@@ -355,6 +378,24 @@ class Engine:
         if self.ended.is_set():
             self._do_calls()
 
+    @property
+    def capacity(self) -> int:
+        """How many agents there may be."""
+        return self.segment.layout.geometry.slots
+
+    @property
+    def size(self) -> int:
+        """How many agents there are, less those that were told to leave, with those that are being replaced."""
+        return len(self.dispatcher.staying)
+
+    def resize(self, agents: int) -> None:
+        """Have a Pool go on with so many agents, at most `capacity`.
+
+        Returns when those that are missing have been started, and those that are too many have been told to leave.
+        Raises what starting a process raises; those that were started before stay.
+        """
+        self.call(lambda: self.dispatcher.resizer.resize(agents, self._equip))
+
     def _do_calls(self) -> None:
         while True:
             try:
@@ -422,6 +463,8 @@ class Engine:
                 rows = all_status(self.segment)
                 for row in rows:
                     slot = row["slot"]
+                    if slot in self.crew.leaving and row["state"] == "ready":
+                        row["state"] = "leaving"
                     row["health"] = health_of(row, self.dispatcher.frozen.get(slot), self.crew.alive.get(slot))
                 self._last_status = rows
         return self._last_status
@@ -525,6 +568,8 @@ class Engine:
             self._silence = LOOK_FIRST_S if found else min(LOOK_LAST_S, 2 * self._silence)
             self._look_due = now + self._silence
             self._pace()
+        if rung and self._has_grown:
+            self.dispatcher.wake_idle()
         if rung and self.state < STOPPING and (self.recycler.is_needed or self.crew.leaving):
             self.crew.see_leavers()
         if self.crew.needs_care:
@@ -605,6 +650,9 @@ class Engine:
         return not self.crew.is_gone
 
     def _terminating(self) -> bool:
+        if self._finalizer is not None and self.words[L.STOP] != 2:
+            self.collector.collect(*self.slots)
+            self.crew.spare_idle()  # before nobody waits for what the others run
         # Every turn: who submits meanwhile has to be answered, too.
         self._fail_everything(self.broken or PoolTerminatedError(f"{self._what} was terminated"))
         if self.words[L.STOP] != 2:

@@ -112,6 +112,10 @@ class Losses:
         """What users call an agent."""
         return slot
 
+    def identity(self, slot: int) -> tuple[str, frozenset[str]]:
+        """Name and capabilities of an agent that is about to start, for itself."""
+        return f"mpsteal-{slot}", frozenset()
+
     def gone(self, slot: int, agent: AgentProcess, *, for_good: bool, is_end: bool, has_left: bool) -> None:
         """A dead agent is settled. Its ranges stay where they are: others steal them, or the next one takes them.
 

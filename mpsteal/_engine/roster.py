@@ -59,10 +59,14 @@ class Roster:
             )
         words[layout.agent(slot) + L.LEAVE] = words[layout.agent(slot) + L.HELD] = 0
         words[L.SLOTS_USED] = max(words[L.SLOTS_USED], slot + 1)
-        earlier = agent_status(scheduling.segment, slot)
-        scheduling.crew.add(slot)
         self._registered += 1
+        earlier = agent_status(scheduling.segment, slot)
         self.records[slot] = AgentRecord(name, capabilities, self._registered, earlier)
+        try:
+            scheduling.crew.add(slot)
+        except BaseException:
+            del self.records[slot]
+            raise
         scheduling.slots.append(slot)
         classes.placement.add_agent(slot, capabilities)
         self._changed(is_new=True)

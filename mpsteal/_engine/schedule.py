@@ -333,6 +333,11 @@ class Scheduling(Dispatcher):
         """See `Losses.agent_id`."""
         return self.roster.records[slot].name
 
+    def identity(self, slot: int) -> tuple[str, frozenset[str]]:
+        """See `Losses.identity`."""
+        record = self.roster.records[slot]
+        return record.name, record.capabilities
+
     def gone(self, slot: int, agent: AgentProcess, *, for_good: bool, is_end: bool, has_left: bool) -> None:
         """See `Losses.gone`."""
         self.roster.gone(slot, agent, for_good=for_good, is_end=is_end, has_left=has_left)

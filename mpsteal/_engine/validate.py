@@ -58,6 +58,8 @@ def _restless(engine: Engine, inside: bool) -> str:
         return "the engine is at work"
     if not engine.crew.is_settled:
         return "a death is being settled"
+    if engine.dispatcher.resizer.moving:
+        return "what an agent that left had queued is being moved"
     layout, words = engine.segment.layout, engine.words
     for slot in engine.slots:
         base = layout.agent(slot)

@@ -141,17 +141,24 @@ class Segment:
         self.words = self.data.cast("q")
 
     @classmethod
-    def create(cls, geometry: L.Geometry) -> Segment:
+    def create(cls, geometry: L.Geometry, agents: int | None = None) -> Segment:
         """A new segment, zeroed, with the header and all agents set up.
 
-        Where the address space is limited (`ulimit -v`) it has fewer pages than asked for.
+        Where the address space is limited (`ulimit -v`) it has fewer slots than asked for, and then fewer pages.
+
+        Args:
+            agents: slots that are needed from the start; None: all. The rings of others are reserved when they are.
         """
+        agents = geometry.slots if agents is None else agents
         while True:
             layout = L.Layout(geometry)
             try:
-                segment = cls._place(layout)
+                segment = cls._place(layout, agents)
                 break
             except OSError as error:
+                if error.errno == errno.ENOMEM and geometry.slots > agents:
+                    geometry = geometry._replace(slots=agents)
+                    continue
                 if error.errno != errno.ENOMEM or geometry.pages < 2 * FEWEST_PAGES:
                     raise
                 geometry = geometry._replace(pages=geometry.pages // 2)
@@ -162,7 +169,7 @@ class Segment:
         return segment
 
     @classmethod
-    def _place(cls, layout: L.Layout) -> Segment:
+    def _place(cls, layout: L.Layout, agents: int) -> Segment:
         """A segment in the best place that can hold what every pool needs."""
         refused: OSError | None = None
         slots = layout.geometry.slots
@@ -175,7 +182,7 @@ class Segment:
             try:
                 os.ftruncate(fd, segment.blocks_base(slots + 2))
                 segment.reserve(0, layout.slots_word * 8)
-                segment.reserve(layout.rings_byte, slots * layout.geometry.ring_bytes)
+                segment.reserve(layout.rings_byte, agents * layout.geometry.ring_bytes)
                 segment.seal()
             except OSError as error:
                 refused = error

@@ -73,8 +73,8 @@ def agent_status(segment: Segment, slot: int) -> dict[str, Any]:
 
 
 def all_status(segment: Segment) -> list[dict[str, Any]]:
-    """`agent_status` of every slot."""
-    return [agent_status(segment, slot) for slot in range(segment.layout.geometry.slots)]
+    """`agent_status` of every slot that ever had an agent."""
+    return [agent_status(segment, slot) for slot in range(segment.words[L.SLOTS_USED])]
 
 
 class _Attachment:

@@ -20,6 +20,7 @@ from world import ModelLocks, Violation, World, explore, explore_randomly, seed
 from mpsteal._agent import loop
 from mpsteal._engine.collect import Collector
 from mpsteal._engine.dispatch import Dispatcher
+from mpsteal._engine.resize import Resizer
 from mpsteal._queue import layout as L
 from mpsteal._queue import results as R
 from mpsteal._queue.deque import RETRY
@@ -81,7 +82,9 @@ class ModelDispatcher(Dispatcher):
     """The real placing and ringing."""
 
     def __init__(self, scene: Scene) -> None:
-        self.world, self.slots = scene.world, list(range(scene.slots))
+        self.world = scene.world
+        self.slots = self.staying = list(range(scene.slots))
+        self.resizer = Resizer(self)
         self.words, self.locks, self.deques = scene.world.words, scene.locks, scene.deques
         self.segment: Any = SimpleNamespace(layout=scene.layout)
         self.backlog = deque()
