@@ -240,9 +240,8 @@ class Engine:
 
     def _equip(self, slot: int) -> None:
         """Make what the agent of a slot needs that had none yet. Raises OSError when the system refuses."""
-        layout = self.segment.layout
         while len(self._doorbells) <= slot:
-            self.segment.reserve(layout.ring(len(self._doorbells)), layout.geometry.ring_bytes)
+            self.segment.add_slot(len(self._doorbells))
             bell = self._pipe()
             self.collector.add_reader()
             self.dispatcher.add_bell(bell[1])

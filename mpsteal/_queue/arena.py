@@ -142,12 +142,12 @@ class Segment:
 
     @classmethod
     def create(cls, geometry: L.Geometry, agents: int | None = None) -> Segment:
-        """A new segment, zeroed, with the header and all agents set up.
+        """A new segment, zeroed, with the header and the agents set up.
 
         Where the address space is limited (`ulimit -v`) it has fewer slots than asked for, and then fewer pages.
 
         Args:
-            agents: slots that are needed from the start; None: all. The rings of others are reserved when they are.
+            agents: slots that are needed from the start; None: all. See `add_slot`.
         """
         agents = geometry.slots if agents is None else agents
         while True:
@@ -164,9 +164,18 @@ class Segment:
                 geometry = geometry._replace(pages=geometry.pages // 2)
         words = segment.words
         words[L.MAGIC] = L.MAGIC_VALUE
-        for slot in range(geometry.slots):
-            words[layout.agent(slot) + L.CLAIM] = words[layout.agent(slot) + L.LOADED] = L.NONE
+        for slot in range(agents):
+            segment._set_up(slot)
         return segment
+
+    def add_slot(self, slot: int) -> None:
+        """One of those that were not needed from the start is now. Raises OSError (ENOSPC) when there is no memory."""
+        self.reserve(self.layout.ring(slot), self.layout.geometry.ring_bytes)
+        self._set_up(slot)
+
+    def _set_up(self, slot: int) -> None:
+        base = self.layout.agent(slot)
+        self.words[base + L.CLAIM] = self.words[base + L.LOADED] = L.NONE
 
     @classmethod
     def _place(cls, layout: L.Layout, agents: int) -> Segment:
@@ -429,7 +438,7 @@ class Pages:
         agent that runs it. So a task that never ends pins nothing."""
         words, layout = self.segment.words, self.layout
         unfinished: dict[int, list[int]] = {}
-        for slot in range(layout.geometry.slots):
+        for slot in range(words[L.SLOTS_USED]):
             chunk = words[layout.agent(slot) + L.LOADED]
             page = self.find(chunk) if chunk >= 0 else None
             sink = None if page is None or not page.closed else page.sinks[chunk - page.first]

@@ -74,8 +74,9 @@ class Deques:
         self._has_classes = g.classes > 0
         self._parent = g.slots
         """Stands for the parent where a mark names its holder's slot."""
-        self._loot_at = [layout.agent(slot) + L.LOOT_LO for slot in range(g.slots)]
-        self._heads_at = [[layout.head(slot, level) for level in self.levels] for slot in range(g.slots)]
+        # Every agent makes these anew, and most slots may never be used: so without a Python call for each.
+        self._loot_at = layout.in_all_agents(layout.agent(0) + L.LOOT_LO)
+        self._heads_at = list(zip(*(layout.in_all_agents(layout.head(0, level)) for level in self.levels)))  # noqa: B905
 
     # -- parent ---------------------------------------------------------------------------------------------------
 

@@ -99,6 +99,10 @@ class Layout:
         """First word of an agent."""
         return self.agents_word + slot * self.agent_words
 
+    def in_all_agents(self, word: int) -> range:
+        """The same word of every agent, by slot, from that of agent 0."""
+        return range(word, word + self.geometry.slots * self.agent_words, self.agent_words)
+
     def head(self, slot: int, level: int) -> int:
         """Word of the head index of a level; the tail index is the next one."""
         return self.agent(slot) + LEVELS_AT + 2 * level

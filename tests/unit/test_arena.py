@@ -32,6 +32,7 @@ def segment() -> Iterator[Segment]:
             functions=3,
         )
     )
+    made.words[L.SLOTS_USED] = 2
     yield made
     made.close()
 
