@@ -213,6 +213,62 @@ def test_cancelled_chunk_never_runs_and_the_others_do() -> None:
         )
 
 
+class Elder(ModelAgent):
+    """Started when agent 0 was the only one: it has no other's doorbell."""
+
+    def __init__(self, scene: Scene, slot: int) -> None:
+        super().__init__(scene, slot)
+        self.spec.bells = [None]
+
+    ring = loop.Agent.ring
+
+
+class Mute(Elder):
+    """Does not ask the parent either."""
+
+    def ring_parent(self) -> None:
+        pass
+
+
+def grown(world: World, made_by: type[ModelAgent] = Elder) -> Check:
+    """Agent 0 gets two endless chunks behind the back of agent 1, which came when it was there, as by a steal that
+    agent 1 looked into the middle of; the parent does what it does when it is rung."""
+    scene = Scene(world, 2, entries=4)
+    for slot, kind in enumerate((made_by, ModelAgent)):
+        agent = kind(scene, slot)
+        world.cells[agent.base + L.STATE] = L.READY
+        world.actor(f"agent {slot}", lambda a=agent: a.serve_chunks(endless=True))
+    dispatcher = ModelDispatcher(scene)
+
+    def parent() -> None:
+        world.wait(lambda: bool(world.cells[scene.layout.agent(0) + L.PARKED]), "agent 0 is parked")
+        scene.deques.push(0, 0, 0, 2)
+        scene.locks.fence()
+        world.ring(0)
+        while True:
+            world.sleep(PARENT)
+            dispatcher.wake_idle()
+
+    world.actor("parent", parent)
+
+    def check() -> None:
+        started = sorted(chunk for _, what, chunk in world.log if what == "start")
+        assert started == [0, 1], f"all agents sleep or are busy, and only {started} ran"
+
+    return check
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso"])
+def test_agent_that_came_later_is_rung_by_the_parent(memory: str) -> None:
+    explore(grown, memory=memory, preemptions=1)
+    explore_randomly(grown, rounds=300, seed=seed(), memory=memory)
+
+
+def test_model_finds_an_agent_that_nobody_can_ring() -> None:
+    with pytest.raises(Violation, match="all agents sleep"):
+        explore(lambda world: grown(world, Mute), preemptions=1)
+
+
 def full_ring(world: World, results: int, *, fence_works: bool = True) -> Check:
     """An agent that commits more results than its ring holds (two), and the parent."""
     scene = Scene(world, 1, locks=ModelLocks(world, fence_works=fence_works))
