@@ -165,3 +165,9 @@ def arrive_and_pid(gate: Gate) -> int:
     """Arrive at `gate` without waiting, and return the process that ran this."""
     gate.arrive()
     return os.getpid()
+
+
+def pass_gate_and_pid(gate: Gate) -> int:
+    """Wait at `gate`, then return the process that ran this."""
+    gate.wait()
+    return os.getpid()
