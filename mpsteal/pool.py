@@ -82,7 +82,7 @@ class AgentStats:
     Attributes:
         slot: number of the agent.
         pid: its process now; None: none.
-        state: "starting", "ready", "leaving", "failed" or "empty".
+        state: "starting", "ready", "leaving" (it was told to, and may still run something), "failed" or "empty".
         tasks_done: chunks finished.
         busy_s: seconds spent in tasks (unpickling and calling).
         steals, steals_failed: rounds of stealing that found something, or nothing.
@@ -114,7 +114,7 @@ class PoolStats:
     """What a pool has done so far.
 
     Attributes:
-        agents: by slot.
+        agents: by slot, of every slot that ever had an agent.
         agent_deaths: agents lost while they ran a task.
         agents_replaced: started in the place of one that died, whatever it did then.
         agents_recycled: started in the place of one that left by rule (`maxtasksperchild`, `max_age`, `max_rss`).
