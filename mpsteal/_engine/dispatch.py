@@ -590,7 +590,12 @@ class Dispatcher(Losses):
 
     def due(self, now: float) -> list[float]:
         """Points in time (monotonic clock, s) at which `turn` has something to do."""
-        return self.limits.due() + self.cancels.due() + self.blocks.due() + ([now + MOVE_RETRY_S] if self.resizer.moving else [])
+        return (
+            self.limits.due()
+            + self.cancels.due()
+            + self.blocks.due()
+            + ([now + MOVE_RETRY_S] if self.resizer.moving else [])
+        )
 
     def gone(self, slot: int, agent: AgentProcess, *, for_good: bool, is_end: bool, has_left: bool) -> None:
         """See `Losses.gone`."""
