@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._agent.shared import Shared
     from ._engine.balance import Rebalancing
     from ._executor_future import ExecutorFuture
     from .agents import Agent
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         PoolTerminatedError,
         RemoteError,
         SegmentFullError,
+        SharedObjectError,
         TaskCancelledError,
         TaskTimeoutError,
         TransferError,
@@ -68,6 +70,8 @@ __all__ = [
     "Rebalancing",
     "RemoteError",
     "SegmentFullError",
+    "Shared",
+    "SharedObjectError",
     "Task",
     "TaskCancelledError",
     "TaskTimeoutError",
@@ -81,6 +85,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "_agent.shared": ("Shared",),
     "agents": ("Agent",),
     "aio": ("AsyncIMapIterator", "AsyncPool"),
     "_engine.balance": ("Rebalancing",),
@@ -95,6 +100,7 @@ _HOMES = {
         "PoolTerminatedError",
         "RemoteError",
         "SegmentFullError",
+        "SharedObjectError",
         "TaskCancelledError",
         "TaskTimeoutError",
         "TransferError",

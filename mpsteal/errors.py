@@ -72,6 +72,10 @@ class PoolTerminatedError(MpstealError, BrokenProcessPool):
     """The pool or the scheduler ended while this task was pending (the stock pool leaves its caller waiting)."""
 
 
+class SharedObjectError(MpstealError, RuntimeError):
+    """The object behind a `Shared` handle is not there any more: it was freed, or its pool has ended."""
+
+
 class TaskCancelledError(MpstealError):
     """The task was cancelled: before it started, so that it never ran, or, where that was asked for, while it ran."""
 

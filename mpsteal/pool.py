@@ -21,6 +21,7 @@ from itertools import islice
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
+from ._agent.shared import Shared
 from ._engine.cpus import usable_cpus
 from ._engine.health import interrupts_deferred
 from ._engine.jobs import WINDOW_CHUNKS, Job
@@ -624,6 +625,25 @@ class Pool:
         self._engine.lift_limits()
         self._engine.join()
         self._when_collected.detach()
+
+    def share(self, value: _T) -> Shared[_T]:
+        """Put a large object into shared memory once, for tasks to read in place.
+
+        Args:
+            value: anything that can be pickled; its large buffers (numpy and Arrow arrays, pandas frames) are what
+                is read in place, read-only. It is copied now; what becomes of it afterwards is not seen by tasks.
+
+        Returns:
+            A handle to send in its place, as an argument, inside others, or in a `functools.partial`. In a task its
+            `value` is the object. The memory is freed with its last handle.
+
+        Raises:
+            ValueError: the pool has been closed or terminated.
+            MemoryError: there is no shared memory for it.
+            Whatever pickling it raises.
+        """
+        self._check_running()
+        return self._engine.share(value)
 
     def stats(self) -> PoolStats:
         """What each agent has done so far, and what has gone wrong."""

@@ -33,6 +33,7 @@ from typing import Any, TypeVar, overload
 
 from ._agent.launch import Balancing
 from ._agent.marker import reached
+from ._agent.shared import Shared
 from ._engine.balance import Rebalancing
 from ._engine.classes import CLASSES
 from ._engine.collect_tasks import TaskCollector
@@ -244,6 +245,13 @@ class WorkStealingScheduler:
     def __del__(self) -> None:
         if getattr(self, "_state", "") == "running":
             warnings.warn(f"unclosed running {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    def share(self, value: _T) -> Shared[_T]:
+        """Put a large object into shared memory once, for tasks to read in place; see `Pool.share`.
+
+        Raises RuntimeError when the scheduler is not running, else what `Pool.share` raises.
+        """
+        return self._running().share(value)
 
     def _running(self) -> Engine:
         if self._state != "running":

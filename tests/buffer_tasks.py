@@ -139,3 +139,69 @@ class Rewritten:
 
 def rewrite(value: Rewritten) -> Any:
     return str, (f"rewritten {len(value.array)}",)
+
+
+def digest_of_shared(handle: Any) -> list[int]:
+    return digest(handle.value)
+
+
+def look_at_shared(handles: Any) -> tuple[int, int, bool]:
+    """This process, where the array lies, and whether it can be written."""
+    array = handles["here"].value
+    return os.getpid(), array.ctypes.data, array.flags.writeable
+
+
+def keep_shared(handle: Any) -> None:
+    _kept["handle"] = handle
+
+
+def keep_value(handle: Any) -> None:
+    _kept["value"] = handle.value
+
+
+def try_kept() -> Any:
+    """What the kept handle, or its value, gives now."""
+    try:
+        return digest(_kept["value"] if "value" in _kept else _kept["handle"].value)
+    except Exception as error:
+        return type(error).__name__, str(error)
+
+
+def in_a_pool_of_its_own(handle: Any) -> list[list[int]]:
+    """An agent that has a pool reads the handle in that one's agents."""
+    import mpsteal
+
+    with mpsteal.Pool(2) as pool:
+        return pool.map(digest_of_shared, [handle] * 4)
+
+
+def in_a_fork(handle: Any, gate: Gate, answer: str) -> None:
+    array = handle.value
+    if os.fork():
+        return
+    try:
+        gate.wait()
+        Path(answer).write_text(str(digest(array)[0]))
+    finally:
+        os._exit(0)
+
+
+def add_to(array: Any, number: int) -> int:
+    return int(array[0]) + number
+
+
+def count_loads(handle: Any) -> int:
+    """How often this process has unpickled the object so far."""
+    return int(handle.value.loads)
+
+
+class Counted:
+    """An object that counts how often it was unpickled."""
+
+    loads = 0
+
+    def __setstate__(self, state: Any) -> None:
+        Counted.loads += 1
+
+    def __getstate__(self) -> Any:
+        return {"content": bytes(100_000)}

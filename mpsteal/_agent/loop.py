@@ -34,6 +34,8 @@ from . import here
 from .buffers import load_call
 from .launch import AgentSpec
 from .serialize import PLAIN, Encoder, describe, encode_error, explain_coroutine
+from .shared import forget_freed
+from .shared import kept as shared_kept
 
 JOB_FUNCTIONS_KEPT = 4
 """Functions of single jobs (partials, bound methods) that an agent keeps unpickled. Fewer: jobs that run side by side
@@ -120,7 +122,7 @@ class Agent:
         """
         words, base, spec = self.words, self.base, self.spec
         here.begin(self)
-        os.register_at_fork(before=self.leases.own, after_in_child=self.leases.stop_in_fork)
+        os.register_at_fork(before=self.before_fork, after_in_child=self.leases.stop_in_fork)
         words[base + L.PID] = os.getpid()
         words[base + L.SPARE_PID] = words[base + L.SPARE_UP] = 0
         if spec.initializer is not None and not is_initialized:
@@ -245,6 +247,8 @@ class Agent:
                     rung = looked  # somebody else has rung, and the parent looks at all rings then
                 if finished - rung > words[ring_after]:
                     words[done_at], words[busy_at] = done, busy
+                    if shared_kept:
+                        self.forget_shared()
                     ring()
                     self.check_parent()
                     unreported = False
@@ -314,6 +318,17 @@ class Agent:
                 if len(self.job_functions) > JOB_FUNCTIONS_KEPT:
                     del self.functions[self.job_functions.popleft()]
         return self.functions[number]
+
+    def before_fork(self) -> None:
+        """A task is about to fork this process: nothing that the child will see may change for it later."""
+        shared_kept.clear()
+        self.leases.own()
+
+    def forget_shared(self) -> None:
+        """Keep no shared object that the parent has freed, nor functions of jobs, which may hold one."""
+        if forget_freed():
+            while self.job_functions:
+                self.functions.pop(self.job_functions.popleft(), None)
 
     def commit_value(self, chunk: int, value: Any, dumps: Any, flags: int) -> None:
         """Pickle and commit a result; what cannot be pickled becomes `MaybeEncodingError`, as in the stock pool."""
@@ -515,6 +530,8 @@ class Agent:
 
     def sleep(self) -> None:
         """Wait for the doorbell; raises `ParentGone` when the parent is gone."""
+        if shared_kept:
+            self.forget_shared()
         if self.results.blocks.is_warm:
             if self._wait(COOL_MS):
                 return

@@ -30,6 +30,7 @@ from .limits import Limits
 from .losses import Losses
 from .luggage import Luggage, pack
 from .resize import MOVE_RETRY_S, Resizer
+from .share import Shares
 from .terms import agents_lost, may_run_again
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Dispatcher(Losses):
         self._bells = [make_ring(fd) for fd in bells]
         self.words = segment.words
         self.blocks = LentBlocks(segment)
+        self.shares = Shares(self)
         self.pages = Pages(segment, self.blocks)
         self.functions = Functions(segment)
         self.encoder = Encoder(apart=True)
@@ -587,6 +589,8 @@ class Dispatcher(Losses):
         if self.cancels.open:
             self.cancels.turn(now)
         self.blocks.turn(now, is_idle=not self.inflight)
+        if self.shares.dropped:
+            self.shares.free()
 
     def due(self, now: float) -> list[float]:
         """Points in time (monotonic clock, s) at which `turn` has something to do."""

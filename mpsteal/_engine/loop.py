@@ -26,6 +26,7 @@ from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 from .._agent.launch import AgentSpec, Balancing, Descriptor, load_prctl
+from .._agent.shared import Shared
 from .._policy.stealing import steal_point
 from .._queue import layout as L
 from .._queue.arena import Segment
@@ -42,6 +43,7 @@ from .events import facts
 from .guard import Guard
 from .health import interrupts_deferred
 from .recycle import AgentLimits, Recycler
+from .share import share
 from .validate import validate
 from .vitals import STUCK_AFTER_S, Vitals, health_of
 
@@ -410,6 +412,10 @@ class Engine:
                 answer += (False, error)
             finally:
                 gate.release()
+
+    def share(self, value: Any) -> Shared[Any]:
+        """See `Pool.share`."""
+        return share(self, value)
 
     def close(self) -> None:
         """Take nothing more; the engine ends when everything is done."""

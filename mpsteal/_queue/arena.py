@@ -293,16 +293,27 @@ class Blocks:
 
     def put(self, data: Any) -> int:
         """Write `data` to a new block and return its offset. Raises OSError when there is no room."""
-        span = self.span(memoryview(data).nbytes)
+        size = memoryview(data).nbytes
         try:
-            return self._put(data, span)
+            return self._put(data, size)
         except OSError:
             if not self.warm:
                 raise
         self.cool()  # what is kept for later is needed now
-        return self._put(data, span)
+        return self._put(data, size)
 
-    def _put(self, data: Any, span: int) -> int:
+    def _put(self, data: Any, size: int) -> int:
+        offset = self.take(size)
+        try:
+            self.segment.write_block(offset, data)
+        except BaseException:
+            self.drop(offset, size)
+            raise
+        return offset
+
+    def take(self, size: int) -> int:
+        """A place for a new block of `size` bytes, to be written. Raises OSError when there is none."""
+        span = self.span(size)
         offset = next((at for at in reversed(self.warm) if self.warm[at] == span), None) if self.warm else None
         if offset is not None:
             del self.warm[offset]
@@ -313,23 +324,22 @@ class Blocks:
             offset = self.at
             self.at += span
         self.live_bytes += span
-        try:
-            self.segment.write_block(offset, data)
-        except BaseException:
-            self.segment.punch(offset, span)
-            self.live_bytes -= span
-            self._start_over()
-            raise
         return offset
+
+    def drop(self, offset: int, size: int) -> None:
+        """Give a block back, and its memory at once."""
+        span = self.span(size)
+        self.segment.punch(offset, span)
+        self.live_bytes -= span
+        self._start_over()
 
     def free(self, offset: int, size: int) -> None:
         """Give a block back."""
         span = self.span(size)
-        self.live_bytes -= span
         if span > self._warm_limit:
-            self.segment.punch(offset, span)
-            self._start_over()
+            self.drop(offset, size)
             return
+        self.live_bytes -= span
         self.warm[offset] = span
         self.warm_bytes += span
         while self.warm_bytes > self._warm_limit:

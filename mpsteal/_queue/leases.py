@@ -164,15 +164,19 @@ class LentBlocks(Blocks):
         if size:
             super().free(offset, size)
         if luggage is not None:
-            for block in luggage.blocks:
-                self.give_back(*block)
+            for at, length in luggage.blocks:
+                if length < MAP_FROM:
+                    super().free(at, length)
+                else:
+                    self.give_back(at, length)
 
-    def give_back(self, offset: int, size: int) -> None:
-        """Free a block as soon as nobody reads it."""
-        if size >= MAP_FROM and self.is_lent(offset):
+    def give_back(self, offset: int, size: int) -> bool:
+        """Free a block as soon as nobody reads it; whether that is now."""
+        if self.is_lent(offset):
             self.lent[offset] = size
-        else:
-            super().free(offset, size)
+            return False
+        super().free(offset, size)
+        return True
 
     def is_lent(self, offset: int) -> bool:
         """Whether anybody reads this block in place."""
