@@ -45,15 +45,18 @@ def table_of(blocks: Sequence[tuple[int, int]], views: Sequence[memoryview]) -> 
     return b"".join(pairs) + _COUNT.pack(len(pairs))
 
 
-def load_call(payload: Any, segment: Segment, leases: Leases) -> Any:
-    """Agent: what was pickled with its buffers apart. Those that are large are read in place, on lease."""
+def load_call(payload: Any, segment: Segment, leases: Leases | None = None) -> Any:
+    """Agent: what was pickled with its buffers apart. Those that are large are read in place, on lease.
+
+    Without `leases` they are copied: a function, which agents keep for longer than its job lasts.
+    """
     view = memoryview(payload)
     end = len(view) - _COUNT.size
     (count,) = _COUNT.unpack(view[end:])
     buffers: list[Any] = []
     for offset, size in _PAIR.iter_unpack(view[end - count * _PAIR.size : end]):
         is_readonly, size = size & 1, size >> 1
-        window = leases.map(offset, size) if size >= MAP_FROM else None
+        window = leases.map(offset, size) if leases is not None and size >= MAP_FROM else None
         if window is not None:
             buffers.append(memoryview(window))
         else:

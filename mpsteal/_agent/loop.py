@@ -310,8 +310,8 @@ class Agent:
     def function(self, number: int) -> Any:
         """The function of that number, unpickled once. What cannot be loaded is tried again next time."""
         if number not in self.functions:
-            pickled, for_one_job = read_function(self.segment, number)
-            self.functions[number] = pickle.loads(pickled)
+            pickled, for_one_job, apart = read_function(self.segment, number)
+            self.functions[number] = load_call(pickled, self.segment) if apart else pickle.loads(pickled)
             if for_one_job:
                 # It may hold a large payload, and nobody tells us when its job is over.
                 self.job_functions.append(number)

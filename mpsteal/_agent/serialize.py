@@ -103,13 +103,13 @@ class Encoder:
             except BufferLostError:
                 self.renew()
 
-    def dumps_apart(self, value: Any) -> tuple[bytes, list[memoryview]]:
-        """The same, and its large buffers."""
+    def dumps_apart(self, value: Any) -> tuple[bytes, list[Any]]:
+        """The same, and what of it travels apart, see `aside`."""
         self._apart = True
         start = self.buffer.tell()
         try:
             self.pickler.dump(value)
-            return self.buffer.getvalue()[start:], [one for one in self.aside if type(one) is memoryview]
+            return self.buffer.getvalue()[start:], self.aside[:]
         finally:
             self._apart = False
             try:

@@ -413,6 +413,7 @@ class Dispatcher(Losses):
             self.limits.watched.discard(job)
             if job.owns_number and job.number is not None:
                 self.functions.remove(job.number)
+                self.blocks.free(0, 0, job.luggage)
                 self.names.pop(job.number, None)
 
     # -- functions ------------------------------------------------------------------------------------------------
@@ -436,8 +437,14 @@ class Dispatcher(Losses):
             entry = self._known.get(id(function))
             number = entry[1] if entry is not None else self._number(function)
             if number < 0:
-                number = self.functions.add(Encoder().dumps(function), for_one_job=True)
+                pickled, aside = Encoder().dumps_apart(function)
+                luggage, table = pack(self.blocks, aside)
+                number = self.functions.add(pickled + table if table else pickled, for_one_job=True, apart=bool(table))
                 job.owns_number = number >= 0
+                if number >= 0:
+                    job.luggage = luggage
+                else:
+                    self.blocks.free(0, 0, luggage)
                 if number >= 0:
                     self.names[number] = name_of(function)
         except BaseException:

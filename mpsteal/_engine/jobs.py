@@ -57,6 +57,7 @@ class Job:
     Attributes:
         kind: `layout.KIND_MAP` and so on.
         number: the function's number once it is sent, or `INLINE_FUNCTION`.
+        luggage: what the function has in the segment beside its pickle, or None.
         payloads: what each chunk pickles.
         feeder: who reads the input instead, with a `Feeder`'s `pull` and `stop`; `payloads` is not looked at then.
         window: chunks in flight, or None for all at once.
@@ -86,6 +87,7 @@ class Job:
         self.deaths: dict[int, int] = {}
         self.number: int | None = None
         self.owns_number = False
+        self.luggage: Any = None
         self.index = self.finished = self.consumed = 0
         self.bytes_sent = 0
         self.ended = False

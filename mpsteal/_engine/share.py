@@ -52,10 +52,8 @@ class Shares:
 
 def share(engine: Engine, value: Any) -> Shared[Any]:
     """Put an object into the segment of this engine; see `Pool.share`."""
-    encoder = Encoder(apart=True)
-    encoder.pickler.dump(value)
-    aside = encoder.aside
-    number, parts = parts_of(encoder.buffer.getvalue(), [one for one in aside if type(one) is memoryview])
+    pickled, aside = Encoder().dumps_apart(value)
+    number, parts = parts_of(pickled, [one for one in aside if type(one) is memoryview])
     inner = [one.keeps for one in aside if type(one) is Ticket]  # handles within it live as long as this one
     size = sum([aligned(memoryview(part).nbytes) for part in parts])
     blocks, segment = engine.dispatcher.blocks, engine.segment

@@ -559,7 +559,7 @@ class Functions:
         self._next = 0
         self._taken: dict[int, tuple[int, int, int]] = {}
 
-    def add(self, pickled: bytes, *, for_one_job: bool = False) -> int:
+    def add(self, pickled: bytes, *, for_one_job: bool = False, apart: bool = False) -> int:
         """Store a pickled function; returns its number, or `INLINE_FUNCTION` when there is no room."""
         if len(self._taken) >= self.size:
             return L.INLINE_FUNCTION
@@ -573,7 +573,7 @@ class Functions:
             return L.INLINE_FUNCTION
         word = self.segment.layout.functions_word + number % self.size * L.FUNCTION_WORDS
         words = self.segment.words
-        words[word + 1], words[word + 2], words[word + 3] = offset, len(pickled), int(for_one_job)
+        words[word + 1], words[word + 2], words[word + 3] = offset, len(pickled), for_one_job + 2 * apart
         words[word] = number
         self._taken[number % self.size] = (number, offset, len(pickled))
         return number
@@ -585,10 +585,11 @@ class Functions:
             self.blocks.free(offset, size)
 
 
-def read_function(segment: Segment, number: int) -> tuple[bytearray, bool]:
-    """Agent side: the pickled function of that number, and whether it serves one job only."""
+def read_function(segment: Segment, number: int) -> tuple[bytearray, bool, bool]:
+    """Agent side: the pickled function of that number, whether it serves one job only, and whether it has buffers apart."""
     layout, words = segment.layout, segment.words
     word = layout.functions_word + number % layout.geometry.functions * L.FUNCTION_WORDS
     if words[word] != number:
         raise LookupError(f"function {number} is not in the table")
-    return segment.read_block(words[word + 1], words[word + 2]), bool(words[word + 3])
+    flags = words[word + 3]
+    return segment.read_block(words[word + 1], words[word + 2]), bool(flags & 1), bool(flags & 2)

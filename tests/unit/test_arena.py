@@ -315,7 +315,7 @@ class TestFunctions:
         numbers = [table.add(b"f%d" % i) for i in range(3)]
         assert len(set(numbers)) == 3
         for i, of in enumerate(numbers):
-            assert arena.read_function(segment, of) == (b"f%d" % i, False)
+            assert arena.read_function(segment, of) == (b"f%d" % i, False, False)
 
     def test_full_table_sends_functions_inline(self, segment: Segment) -> None:
         table = Functions(segment)
@@ -324,7 +324,7 @@ class TestFunctions:
         table.remove(numbers[1])
         again = table.add(b"g")
         assert again not in numbers, "numbers never repeat"
-        assert arena.read_function(segment, again) == (b"g", False)
+        assert arena.read_function(segment, again) == (b"g", False, False)
 
     def test_stale_number_is_refused(self, segment: Segment) -> None:
         table = Functions(segment)
@@ -338,7 +338,7 @@ class TestFunctions:
     def test_function_of_one_job_says_so(self, segment: Segment) -> None:
         """An agent forgets such functions sooner: they may hold large payloads."""
         number = Functions(segment).add(b"f", for_one_job=True)
-        assert arena.read_function(segment, number) == (b"f", True)
+        assert arena.read_function(segment, number) == (b"f", True, False)
 
     def test_functions_leave_the_payloads_blocks_alone(self, segment: Segment) -> None:
         blocks = Blocks(segment, 0)
