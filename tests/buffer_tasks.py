@@ -126,6 +126,9 @@ class Package:
     def __init__(self, content: Any, note: str = "") -> None:
         self.content, self.note = content, note
 
+    def first_and(self, number: int) -> tuple[int, int]:
+        return first_and(self.content, number)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         return Package, (pickle.PickleBuffer(self.content), self.note)
 
@@ -186,8 +189,8 @@ def in_a_fork(handle: Any, gate: Gate, answer: str) -> None:
         os._exit(0)
 
 
-def add_to(array: Any, number: int) -> int:
-    return int(array[0]) + number
+def first_and(array: Any, number: int) -> tuple[int, int]:
+    return bytes(array[:1])[0], number
 
 
 def count_loads(handle: Any) -> int:

@@ -586,7 +586,7 @@ class Functions:
 
 
 def read_function(segment: Segment, number: int) -> tuple[bytearray, bool, bool]:
-    """Agent side: the pickled function of that number, whether it serves one job only, and whether it has buffers apart."""
+    """Agent side: the pickled function of that number, whether it serves one job only, whether it has buffers apart."""
     layout, words = segment.layout, segment.words
     word = layout.functions_word + number % layout.geometry.functions * L.FUNCTION_WORDS
     if words[word] != number:

@@ -52,7 +52,7 @@ CLASS_SHIFT = 8  # SLOT_FLAGS from this bit on: the chunk's class, 0: every agen
 FLAGS_MASK = (1 << CLASS_SHIFT) - 1
 INLINE_FUNCTION = -1  # SLOT_FUNCTION: the function is in the payload
 
-FUNCTION_WORDS = 4  # number, offset, size, whether it serves one job only
+FUNCTION_WORDS = 4  # number, offset, size, 1: it serves one job only, 2: it has buffers apart
 MASK_BITS = 62  # agents per word of a class's mask: what an int64 holds without its sign, and one bit to spare
 
 

@@ -190,15 +190,24 @@ def test_results_outlive_the_pool(open_pool: Open) -> None:
     assert tasks.digest(*more) == tasks.digest(*tasks.make_many([100_000, 10, 3 * MIB], 50))
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_both_ways_under_other_start_methods(open_pool: Open, method: str) -> None:
-    pool = open_pool(1, method)
-    array = tasks.array_of(2 * MIB, 5)
-    back = pool.apply(tasks.echo, (array,))
-    assert tasks.digest(back) == tasks.digest(array)
-    assert pool.apply(tasks.keep, ("a", array))
-    flood(pool, 2 * MIB, 3)
-    assert pool.apply(tasks.kept_digests)[1] == {"a": tasks.digest(array)[0]}
+@pytest.mark.parametrize("kind", ["partial", "bound method"])
+def test_function_with_a_large_buffer_is_sent_once(open_pool: Open, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    pool = open_pool(2, "fork")
+    blocks, package = blocks_of(pool), tasks.Package(tasks.array_of(4 * MIB, 1))
+    put = []
+    keep = blocks.put
+
+    def note(data: Any) -> int:
+        put.append(memoryview(data).nbytes)
+        return int(keep(data))
+
+    monkeypatch.setattr(blocks, "put", note)
+    function = partial(tasks.first_and, package.content) if kind == "partial" else package.first_and
+    for results in (pool.imap(function, range(100)), pool.map(function, range(100), chunksize=1)):
+        assert list(results) == [(1, i) for i in range(100)]
+    assert put == [4 * MIB] * 2, "once for each job"
+    assert pool.starmap(function, [(i,) for i in range(9)]) == [(1, i) for i in range(9)]
+    wait_until(lambda: not blocks.live_bytes and not blocks.lent, "all blocks free")
 
 
 def test_semantics_of_what_travels(open_pool: Open) -> None:
@@ -257,14 +266,17 @@ def test_idle_pool_holds_no_memory(open_pool: Open) -> None:
         wait_until(lambda: taken_bytes(pool) < before + MIB, "the memory given back", 10)
 
 
-def test_memory_is_bounded_while_large_results_come(open_pool: Open) -> None:
-    """Agents do not run ahead of the parent by more than they may."""
-    pool = open_pool(2, "fork")
-    most = 0
-    for array in pool.imap_unordered(partial(tasks.make, 8 * MIB), range(80)):
-        most = max(most, taken_bytes(pool))
-        assert array.nbytes == 8 * MIB
-    assert most < 2 * (leases_module.WARM_BYTES + 256 * MIB)
+def test_input_is_read_as_memory_is_freed(open_pool: Open, gates: Gates) -> None:
+    pool = open_pool(1, "fork")
+    gate = gates("held")
+    held = pool.apply_async(gate.wait)
+    gate.wait_arrived()
+    results = pool.imap(tasks.digest, (tasks.array_of(MIB, i) for i in range(40)))
+    wait_until(lambda: blocks_of(pool).live_bytes >= 4 * MIB and pool._engine.asleep, "as much read as may be")
+    assert blocks_of(pool).live_bytes < 8 * MIB
+    gate.open()
+    held.get(ALARM_S)
+    assert [found for (found,) in results] == [tasks.digest(tasks.array_of(MIB, i))[0] for i in range(40)]
 
 
 EDGE = 1 << 16

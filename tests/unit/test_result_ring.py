@@ -205,6 +205,23 @@ def test_memory_of_large_blocks_is_given_back_at_once(ring: Ring, monkeypatch: p
     assert os.fstat(ring.segment.fd).st_blocks < before + (1 << 16) // 512
 
 
+def test_writer_waits_until_large_results_are_read(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(R, "OUT_BYTES", 3 * 4096)
+    waits = []
+
+    def read() -> None:
+        waits.append(ring.writer.blocks.bytes_out)
+        for _, _, where in ring.reader.drain():
+            ring.reader.fetch(where)
+
+    ring.on_full = read
+    for chunk in range(9):
+        ring.writer.write(chunk, R.VALUE, bytes(4096))
+    assert waits == [3 * 4096, 3 * 4096]
+    ring.writer.write(9, R.VALUE, bytes(1 << 20))  # more than it ever may, so it goes alone
+    assert len(waits) == 3
+
+
 sizes = st.integers(0, 9000)
 
 
