@@ -48,6 +48,7 @@ from ._engine.health import interrupts_deferred
 from ._engine.loop import Engine
 from ._engine.recycle import AgentLimits
 from ._engine.schedule import LEVELS, LEVELS_PER_PRIORITY
+from ._engine.surroundings import AUTO, check_inner_threads
 from ._engine.terms import Terms
 from ._engine.urgent import URGENT
 from ._executor_future import ExecutorFuture
@@ -138,9 +139,11 @@ class Executor(StockExecutor):
             `AgentStartError`, which is a `BrokenProcessPool`.
         max_tasks_per_child: calls after which an agent is replaced by a fresh one; None: never.
         agents: in place of `max_workers`: one `Agent` for each process, with the skills that `options` can ask for.
+        inner_threads, logs: as of a `Pool`.
 
     Raises:
-        ValueError: `max_workers` or `max_tasks_per_child` is not above 0; the latter does not go with fork.
+        ValueError: `max_workers`, `max_tasks_per_child` or `inner_threads` is not above 0; the second does not go with
+            fork.
         TypeError: an argument is of the wrong kind.
     """
 
@@ -153,7 +156,10 @@ class Executor(StockExecutor):
         *,
         max_tasks_per_child: int | None = None,
         agents: Iterable[Agent] | None = None,
+        inner_threads: int | str | None = AUTO,
+        logs: bool = True,
     ) -> None:
+        self._inner_threads, self._logs = check_inner_threads(inner_threads), logs
         self._refusal = ""
         """Why nothing can be submitted; empty: it can."""
         self._engine: Engine | None = None
@@ -252,6 +258,9 @@ class Executor(StockExecutor):
                     balancing=balancing,
                     what="the executor",
                     limits=AgentLimits(self._max_tasks, None, None),
+                    inner_threads=self._inner_threads,
+                    logs=self._logs,
+                    agents_expected=self._max_workers,
                 )
                 calls = engine.dispatcher
                 assert isinstance(calls, Calls)

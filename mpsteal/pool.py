@@ -28,6 +28,7 @@ from ._engine.jobs import WINDOW_CHUNKS, Job
 from ._engine.loop import RUN as _ENGINE_RUN
 from ._engine.loop import Engine
 from ._engine.recycle import AgentLimits
+from ._engine.surroundings import AUTO, check_inner_threads
 from ._engine.terms import NO_TERMS, Terms, check_seconds
 from ._engine.vitals import STUCK_AFTER_S
 from ._policy.chunking import CHUNKS_AHEAD_PER_AGENT
@@ -162,11 +163,14 @@ class Pool:
             waits for it for 30 s, or 5 s at `terminate`.
         max_processes: what `resize` may go up to; None: twice `processes` or twice the machine's CPUs, at least 64.
             What is not used costs addresses (1 MiB each), no memory, process or descriptor.
+        inner_threads: how many threads numpy and others may use within one agent; "auto": the CPUs divided by the
+            agents, where the environment does not say otherwise; None: as many as they like.
+        logs: whether what agents log goes to this program's `logging`; False: `logging` in agents is left alone.
         geometry: sizes of the shared segment, see `_queue.layout.Geometry`; for tests and experts.
 
     Raises:
-        ValueError: `processes`, `maxtasksperchild` or `max_rss` is not a positive whole number, `max_age` or
-            `stuck_after` no positive number, `max_processes` fewer than `processes`.
+        ValueError: `processes`, `maxtasksperchild`, `max_rss` or `inner_threads` is not a positive whole number,
+            `max_age` or `stuck_after` no positive number, `max_processes` fewer than `processes`.
         TypeError: `initializer` or `finalizer` is not callable.
         OSError: the system refused a process, a descriptor or memory.
     """
@@ -192,6 +196,8 @@ class Pool:
         finalizer: Callable[..., Any] | None = None,
         finalargs: Iterable[Any] = (),
         max_processes: int | None = None,
+        inner_threads: int | str | None = AUTO,
+        logs: bool = True,
         geometry: dict[str, int] | None = None,
     ) -> None:
         self._state = "INIT"
@@ -214,6 +220,7 @@ class Pool:
             check_seconds("max_age", max_age)
         if stuck_after is not None:
             check_seconds("stuck_after", stuck_after)
+        inner_threads = check_inner_threads(inner_threads)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         if finalizer is not None and not callable(finalizer):
@@ -237,6 +244,8 @@ class Pool:
                     capacity=max_processes,
                     finalizer=finalizer,
                     finalargs=tuple(finalargs),
+                    inner_threads=inner_threads,
+                    logs=logs,
                     geometry=geometry,
                 )
                 self._state = RUN

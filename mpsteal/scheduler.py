@@ -43,6 +43,7 @@ from ._engine.loop import Engine
 from ._engine.records import AgentLook
 from ._engine.recycle import AgentLimits
 from ._engine.schedule import LEVELS, LEVELS_PER_PRIORITY, Scheduling
+from ._engine.surroundings import AUTO
 from ._engine.terms import NO_TERMS
 from ._engine.urgent import URGENT
 from ._overview import overview
@@ -173,6 +174,9 @@ class WorkStealingScheduler:
                         rules.agents.max_rss_bytes or None,
                     ),
                     stuck_after_s=rules.agents.stuck_after_s,
+                    inner_threads={0: AUTO, -1: None}.get(rules.agents.inner_threads, rules.agents.inner_threads),
+                    logs=rules.agents.logs,
+                    agents_expected=len(self._agents),
                 )
                 assert isinstance(engine.dispatcher, Scheduling)
                 self._dispatcher: Scheduling = engine.dispatcher

@@ -246,7 +246,9 @@ def raise_local() -> NoReturn:
     class LocalError(Exception):
         pass
 
-    raise LocalError("known to this function only")
+    error: Any = LocalError("known to this function only")
+    error.lock = threading.Lock()  # else it comes as a copy where cloudpickle is installed
+    raise error
 
 
 def raise_cycle() -> NoReturn:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import sys
 from multiprocessing import context, reduction
 from typing import Any, NamedTuple
 
 from .._queue.layout import Geometry
+from .by_value import choose_pickler
+from .serialize import Encoder
+from .surroundings import Surroundings, clear_up, set_up
 
 
 class Descriptor:
@@ -86,6 +90,7 @@ class AgentSpec(NamedTuple):
         max_tasks: chunks after which the agent leaves, or None.
         balancing: None in a Pool. With it the agent also notes when each chunk was started.
         go: read end of a pipe; not None: it is a spare, and waits there for its turn (`spare.py`).
+        surroundings: see `surroundings.py`; None: those of any process.
     """
 
     slot: int
@@ -107,10 +112,19 @@ class AgentSpec(NamedTuple):
     go: Descriptor | None = None
     finalizer: Any = None
     finalargs: tuple[Any, ...] = ()
+    surroundings: Surroundings | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A mapping stays behind where the process is not a fork.
-        return AgentSpec, tuple(self._replace(inherited=None))
+        # A mapping stays behind where the process is not a fork. What is the user's is pickled as tasks are.
+        plain = self._replace(inherited=None, initializer=None, initargs=(), finalizer=None, finalargs=())
+        if self.initializer is None and self.finalizer is None:
+            return AgentSpec, tuple(plain)
+        calls = {name: getattr(self, name) for name in ("initializer", "initargs", "finalizer", "finalargs")}
+        return _with_calls, (tuple(plain), Encoder(choose_pickler(forks=False)).dumps(calls))
+
+
+def _with_calls(plain: tuple[Any, ...], calls: bytes) -> AgentSpec:
+    return AgentSpec(*plain)._replace(**pickle.loads(calls))
 
 
 def agent_main(spec: AgentSpec) -> None:
@@ -128,12 +142,14 @@ def agent_main(spec: AgentSpec) -> None:
         if _prctl is not None:
             # Until the Manager is there nobody else would end an agent that is inside a task.
             _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    set_up(spec)
     from . import here
     from .loop import Agent
 
     here.enter(spec)
     if spec.go is None:
         Agent(spec).run()
+        clear_up()
         return
     from .spare import wait_turn
 
@@ -141,3 +157,4 @@ def agent_main(spec: AgentSpec) -> None:
     if turn is not None:
         spec, failure = turn
         Agent(spec).run(is_initialized=True, failure=failure)
+    clear_up()

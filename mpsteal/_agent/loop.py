@@ -30,7 +30,7 @@ from .._queue.deque import ASK, EMPTY, RETRY, STOLEN, Deques
 from .._queue.leases import Leases
 from .._queue.locks import Locks
 from .._queue.result_blocks import COOL_MS
-from . import here
+from . import by_value, here, lines, logs
 from .buffers import load_call
 from .launch import AgentSpec
 from .serialize import PLAIN, Encoder, describe, encode_error, explain_coroutine
@@ -123,6 +123,7 @@ class Agent:
         words, base, spec = self.words, self.base, self.spec
         here.begin(self)
         os.register_at_fork(before=self.before_fork, after_in_child=self.leases.stop_in_fork)
+        logs.attach(self)
         words[base + L.PID] = os.getpid()
         words[base + L.SPARE_PID] = words[base + L.SPARE_UP] = 0
         if spec.initializer is not None and not is_initialized:
@@ -133,6 +134,7 @@ class Agent:
                 os._exit(0)
             except BaseException as error:
                 failure = error
+        logs.initialized()
         if failure is not None:
             self.results.write(R.INIT_ERROR, R.ERROR, encode_error(failure, self.encoder))
             words[base + L.STATE] = L.INIT_FAILED
@@ -175,6 +177,7 @@ class Agent:
         unreported = False
         for_executor = self.for_executor
         noted = self.rules is not None and not for_executor
+        logged = logs.note_chunks() if noted else logs.logged
         args: Any = None
         copied: list[bool] = []
         os.register_at_fork(after_in_child=lambda: copied.append(True))
@@ -218,9 +221,11 @@ class Agent:
                 if copied:
                     end_copy(error)
                 if noted:
+                    if logged:
+                        self.note_logged()
                     write_small(-began, integer, finished - began)
                 if for_executor and words[loaded_at] != chunk:
-                    error = not_loaded(error)
+                    error = not_loaded(by_value.explain_missing(error))
                 self.commit_error(chunk, error)
                 del error
             else:
@@ -228,6 +233,8 @@ class Agent:
                 if copied:
                     end_copy(None)
                 if noted:
+                    if logged:
+                        self.note_logged()
                     write_small(-began, integer, finished - began)
                 kind = type(value)
                 if kind is int and -limit < value < limit:
@@ -311,7 +318,10 @@ class Agent:
         """The function of that number, unpickled once. What cannot be loaded is tried again next time."""
         if number not in self.functions:
             pickled, for_one_job, apart = read_function(self.segment, number)
-            self.functions[number] = load_call(pickled, self.segment) if apart else pickle.loads(pickled)
+            try:
+                self.functions[number] = load_call(pickled, self.segment) if apart else pickle.loads(pickled)
+            except AttributeError as error:
+                raise by_value.explain_missing(error) from None
             if for_one_job:
                 # It may hold a large payload, and nobody tells us when its job is over.
                 self.job_functions.append(number)
@@ -340,13 +350,13 @@ class Agent:
                 payload, buffers = self.encoder.dumps_apart(value)
         except BaseException as error:  # a user's `__reduce__`, `sys.exit` in it included
             if self.for_executor:
-                self.commit_error(chunk, explain_coroutine(error, value))
+                self.commit_error(chunk, by_value.explain(explain_coroutine(error, value)))
                 return
             from multiprocessing import pool as stock
 
             if flags & L.KIND_MASK >= L.KIND_MAP:
                 value = value[0]  # less the time it took, which is ours
-            error = explain_coroutine(error, value)
+            error = by_value.explain(explain_coroutine(error, value))
             try:
                 refused = stock.MaybeEncodingError(error, value)  # type: ignore[attr-defined]  # not in typeshed
             except BaseException:  # a user's `__repr__`
@@ -365,12 +375,20 @@ class Agent:
 
     def commit_error(self, chunk: int, error: BaseException) -> None:
         """Commit a task's error."""
+        if self.words[self.base + L.LOADED] != chunk:
+            error = by_value.explain_missing(error)
         payload = encode_error(error, self.encoder)
         try:
             self.results.write(chunk, R.ERROR, payload)
         except OSError as full:
             small = MemoryError(f"no shared memory for this error: {type(error).__name__} ({full})")
             self.results.write(chunk, R.ERROR, encode_error(small, self.encoder))
+
+    def note_logged(self) -> None:
+        """Tell a scheduler, before the result, that this chunk has logged, see `logs.logged`."""
+        for chunk in logs.logged:
+            self.results.write(chunk, R.LOGGED)
+        logs.logged.clear()
 
     # -- finding work ---------------------------------------------------------------------------------------------
 
@@ -383,6 +401,8 @@ class Agent:
             agent: PARKED := 1   fence   look at every deque   sleep
             parent: push         fence   look at PARKED        ring
         """
+        if lines.unfinished:
+            lines.finish()
         words, parked = self.words, self.base + L.PARKED
         leave, held = self.base + L.LEAVE, self.base + L.HELD
         pause = 0.0

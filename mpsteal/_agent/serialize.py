@@ -2,7 +2,8 @@
 
 Tasks are pickled one by one, so that none sees another's objects, but into one buffer, which is written as one block.
 The pickler is `multiprocessing`'s, so reducers users registered with it hold here too; it is made once and its memo
-cleared between tasks (0.3 us a task; `ForkingPickler.dumps` makes a new one each time, 1.8 us).
+cleared between tasks (0.3 us a task; `ForkingPickler.dumps` makes a new one each time, 1.8 us). What it refuses goes
+by value where that can be, see `by_value.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import types
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from . import by_value
 from .buffers import APART_BYTES, Ticket
 
 PROTOCOL = 5
@@ -43,21 +45,28 @@ class Encoder:
     """A buffer and a pickler that writes into it, one object after the other.
 
     Args:
+        kind: the pickler's class, see `by_value.choose_pickler`.
         apart: whether large buffers of what is pickled are put aside rather than written into the pickle.
 
     Attributes:
         aside: what of the last object travels apart: buffers (memoryviews), and `Ticket`s.
     """
 
-    def __init__(self, *, apart: bool = False) -> None:
+    def __init__(self, kind: type[ForkingPickler] = ForkingPickler, *, apart: bool = False) -> None:
+        self.kind = kind
         self._apart = apart
         self.aside: list[Any] = []
+        self.renew()
+
+    def set_kind(self, kind: type[ForkingPickler]) -> None:
+        """Go on with a pickler of that class."""
+        self.kind = kind
         self.renew()
 
     def renew(self) -> None:
         """Start over with a buffer and a pickler of no past."""
         self.buffer = io.BytesIO()
-        self.pickler = ForkingPickler(self.buffer, PROTOCOL, True, self._put_aside)
+        self.pickler = self.kind(self.buffer, PROTOCOL, True, self._put_aside)
         self.aside.clear()
 
     def _put_aside(self, picklable: pickle.PickleBuffer) -> bool:
@@ -91,31 +100,71 @@ class Encoder:
         except ValueError:
             raise BufferLostError from None
 
-    def dumps(self, value: Any) -> bytes:
-        """One object as bytes of its own."""
+    def dump_refused(self, value: Any, start: int, error: BaseException) -> BaseException | None:
+        """Write at `start`, by value, what the pickler has refused with `error`. None: it is there; else what to tell,
+        and then `forget_from`, which is what the caller has to do.
+        """
+        if type(error) not in by_value.REFUSALS:
+            return error
+        try:
+            self.forget_from(start)
+        except MemoryError:
+            return error
+        try:
+            by_value.dump(value, self.buffer, PROTOCOL, self._put_aside)
+        except ImportError:  # the extra's; or one that a user's `__reduce__` raised second
+            return error
+        except by_value.REFUSALS as second:
+            return _both(error, second)
+        except BaseException as second:
+            return second
+        return None
+
+    def dumps(self, value: Any, *, only_plain: bool = False) -> bytes:
+        """One object as bytes of its own; `only_plain`: not by value."""
         start = self.buffer.tell()
         try:
-            self.pickler.dump(value)
+            self._dump(value, start, only_plain)
             return self.buffer.getvalue()[start:]
         finally:
-            try:
-                self.forget_from(start)
-            except BufferLostError:
-                self.renew()
+            self._forget_or_renew(start)
 
     def dumps_apart(self, value: Any) -> tuple[bytes, list[Any]]:
         """The same, and what of it travels apart, see `aside`."""
         self._apart = True
         start = self.buffer.tell()
         try:
-            self.pickler.dump(value)
+            self._dump(value, start)
             return self.buffer.getvalue()[start:], self.aside[:]
         finally:
             self._apart = False
-            try:
-                self.forget_from(start)
-            except BufferLostError:
-                self.renew()
+            self._forget_or_renew(start)
+
+    def _dump(self, value: Any, start: int, only_plain: bool = False) -> None:
+        try:
+            self.pickler.dump(value)
+        except by_value.REFUSALS as error:
+            told = error if only_plain else self.dump_refused(value, start, error)
+            if told is error:
+                raise
+            if told is not None:
+                raise told from error
+
+    def _forget_or_renew(self, start: int) -> None:
+        try:
+            self.forget_from(start)
+        except BufferLostError:
+            self.renew()
+
+
+def _both(error: BaseException, second: BaseException) -> BaseException:
+    """A refusal of both, of the first one's type."""
+    try:
+        if str(second) == str(error):
+            return error
+        return type(error)(f"{error}; and cloudpickle: {describe(second)}")
+    except BaseException:  # a user's `__str__`
+        return error
 
 
 def describe(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import select
 from .._queue import layout as L
 from .._queue.arena import Segment
 from .._queue.locks import ParentLife
+from . import logs
 from .launch import AgentSpec
 
 LOOK_MS = 500
@@ -46,6 +47,7 @@ def wait_turn(spec: AgentSpec) -> tuple[AgentSpec, BaseException | None] | None:
             spec.initializer(*spec.initargs)
         except BaseException as error:
             failure = error
+    logs.initialized()
     words[base + L.SPARE_UP] = 1
     with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the latter: nobody is there any more, see below
         os.write(spec.results.fd, b"r")

@@ -161,6 +161,10 @@ class Calls(Scheduling):
         """See `Losses.id_of`."""
         return chunk
 
+    def id_if_there(self, chunk: int) -> int | None:
+        """See `Losses.id_if_there`."""
+        return chunk
+
     def describe(self, chunk: int) -> str:
         """See `Losses.describe`."""
         return Losses.describe(self, chunk)

@@ -62,6 +62,10 @@ class TaskCollector(Collector):
                     if over and (kind != R.VALUE or len(payload) > SETTLE_BYTES):
                         dispatcher.succeeded(slot, over)
                         over = []
+                    if kind == R.LOGGED:
+                        dispatcher.note_logged(chunk)
+                        found -= 1
+                        continue
                     if kind == R.VALUE:
                         try:
                             value = loads(payload)

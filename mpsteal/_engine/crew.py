@@ -367,6 +367,7 @@ class Crew:
         words[base + L.DONE] = self._collector.collected[slot]  # its own count may lag behind what it committed
         if claim != L.NONE and self._collector.is_pending(claim):
             agent.lost_task = self._dispatcher.id_of(claim)
+            self._dispatcher.note_logged(claim)
             task = self._dispatcher.describe(claim)
             died = AgentDiedError(slot, agent.process.pid, agent.exitcode, task)
             died.why = self._dispatcher.why_ended.get(slot)

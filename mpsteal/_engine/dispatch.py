@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from .._agent import by_value
 from .._agent.serialize import Encoder, is_by_reference
 from .._policy.placement import split_evenly, split_range
 from .._queue import layout as L
@@ -275,10 +276,12 @@ class Dispatcher(Losses):
                     dump((function, args))
                     flags = L.KIND_CALL
             except BaseException as error:
-                sink._refuse(error, function)
-                batch.refused += 1
-                self.encoder.forget_from(start)
-                continue
+                refused, flags = self._by_value(function, number, args, kwds, start, error)
+                if refused is not None:
+                    sink._refuse(refused, function)
+                    batch.refused += 1
+                    self.encoder.forget_from(start)
+                    continue
             clear()
             end = tell()
             size = end - start
@@ -291,6 +294,16 @@ class Dispatcher(Losses):
             add((at + start, size, number, flags))
             sink_add(sink)
             start = end
+
+    def _by_value(
+        self, function: Any, number: int, args: Any, kwds: Any, start: int, error: BaseException
+    ) -> tuple[BaseException | None, int]:
+        """See `Encoder.dump_refused`, of a call; and its flags."""
+        try:
+            payload, flags = ((args, kwds), L.KIND_CALL_KWDS) if kwds else (args, L.KIND_CALL)
+        except BaseException:  # a user's `__bool__`, and then that is the error
+            return error, L.KIND_CALL
+        return self.encoder.dump_refused(payload if number >= 0 else (function, payload), start, error), flags
 
     def _take_job(self, job: Job, batch: Batch) -> None:
         """The same for a job's chunks."""
@@ -330,12 +343,15 @@ class Dispatcher(Losses):
             try:
                 dump(payload if number >= 0 else (function, payload))
             except BaseException as error:
-                job.finished += 1
-                batch.refused += 1
-                allowed -= 1
-                job.sink.deliver(index, False, explain_pickling(error, function, job.site))
-                self.encoder.forget_from(start)
-                continue
+                whole = payload if number >= 0 else (function, payload)
+                refused = self.encoder.dump_refused(whole, start, error)
+                if refused is not None:
+                    job.finished += 1
+                    batch.refused += 1
+                    allowed -= 1
+                    job.sink.deliver(index, False, explain_pickling(refused, function, job.site))
+                    self.encoder.forget_from(start)
+                    continue
             clear()
             allowed -= 1
             end = tell()
@@ -422,7 +438,10 @@ class Dispatcher(Losses):
         """Number of a function sent by reference; `INLINE_FUNCTION` for everything else."""
         if not is_by_reference(function) or len(self._known) >= self.functions.size // 2:
             return L.INLINE_FUNCTION
-        pickled = Encoder().dumps(function)
+        try:
+            pickled = Encoder(self.encoder.kind).dumps(function, only_plain=True)
+        except by_value.REFUSALS:
+            return L.INLINE_FUNCTION  # a copy, if any, is made with every call: what it closes over may change
         number = self.functions.add(pickled)
         if number >= 0:
             # The reference keeps `id` from being used again.
@@ -437,7 +456,7 @@ class Dispatcher(Losses):
             entry = self._known.get(id(function))
             number = entry[1] if entry is not None else self._number(function)
             if number < 0:
-                pickled, aside = Encoder().dumps_apart(function)
+                pickled, aside = Encoder(self.encoder.kind).dumps_apart(function)
                 luggage, table = pack(self.blocks, aside)
                 number = self.functions.add(pickled + table if table else pickled, for_one_job=True, apart=bool(table))
                 job.owns_number = number >= 0
@@ -704,8 +723,12 @@ def explain_pickling(error: BaseException, function: Any, site: Any, task: str |
 
         if iscoroutinefunction(function):
             text += "; it is a coroutine function: send a plain function that wraps it in asyncio.run()"
-        elif "<lambda>" in name or "<locals>" in name:
-            text += "; a function travels by its name: define it with `def` at the top level of a module"
+        elif by_value.would_help(error):
+            if "<lambda>" in name or "<locals>" in name:
+                text += "; a function travels by its name: define it with `def` at the top level of a module, or have"
+                text += f" copies sent: {by_value.HINT}"
+            else:
+                text += f"; it can be sent as a copy: {by_value.HINT}"
         if type(error) not in (pickle.PicklingError, AttributeError, TypeError):
             error.__cause__ = error.__cause__ or pickle.PicklingError(text)
             return error

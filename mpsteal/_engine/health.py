@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from .._agent import loop as _preloaded  # noqa: F401  once here, or every forked agent imports it by itself (3 ms)
 from .._agent.launch import AgentSpec, agent_main
+from .._agent.surroundings import Name
 
 START_FAILURES_ALLOWED = 3
 """Deaths in a row before an agent could take work, per agent and while no other can, until the pool gives up: one is
@@ -189,9 +190,12 @@ def start_process(make: Callable[..., Any], spec: AgentSpec, name: str) -> Agent
 
     Raises what starting a process raises (OSError when the system refuses).
     """
-    process = make(target=agent_main, args=(spec,), name=name)
+    given = spec.surroundings
+    process = make(target=agent_main, args=(spec,), name=name if given is None else Name(name, given.environment))
     try:
         process.start()
+        if given is not None:
+            process.name = name
     except OSError as error:
         _close_pipes_of_failed_fork(error)
         raise

@@ -25,6 +25,7 @@ from multiprocessing import context as mp_context
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
+from .._agent import by_value
 from .._agent.launch import AgentSpec, Balancing, Descriptor, load_prctl
 from .._agent.shared import Shared
 from .._policy.stealing import steal_point
@@ -42,8 +43,10 @@ from .dispatch import Dispatcher
 from .events import facts
 from .guard import Guard
 from .health import interrupts_deferred
+from .logs import LogReader, wait_at_exit
 from .recycle import AgentLimits, Recycler
 from .share import share
+from .surroundings import AUTO, Outfitter
 from .validate import validate
 from .vitals import STUCK_AFTER_S, Vitals, health_of
 
@@ -112,6 +115,9 @@ class Engine:
         capacity: int | None = None,
         finalizer: Any = None,
         finalargs: tuple[Any, ...] = (),
+        inner_threads: int | str | None = AUTO,
+        logs: bool = True,
+        agents_expected: int = 0,
     ) -> None:
         self._what = what
         """What the front door's user made, in errors: who has a scheduler never made a pool."""
@@ -137,6 +143,7 @@ class Engine:
         self._initializer, self._initargs, self._limits = initializer, initargs, limits
         self._finalizer, self._finalargs = finalizer, finalargs
         self._stuck_after_s = stuck_after_s
+        self._inner_threads, self._with_logs, self._agents_expected = inner_threads, logs, agents_expected
         self._close_asked = self._terminate_asked = False
         self.waiting: list[Any] = []
         """`(handle, gate)` of every thread that waits for a result. Here and below callers and the engine share only
@@ -204,6 +211,11 @@ class Engine:
             forkserver.ensure_running()  # before any start holds signals back: the server would keep that for ever
         if self._forks:
             load_prctl()
+        self.dispatcher.encoder.set_kind(by_value.choose_pickler(forks=self._forks))
+        if self._with_logs:
+            self.logs = self.dispatcher.logs = LogReader(self.dispatcher.id_if_there, self.dispatcher.agent_id)
+            self._cleanup.callback(self.logs.finish)
+        self._outfitter = Outfitter(self._inner_threads, self._agents_expected, self.logs, method)
         self.crew = Crew(
             self._make_spec,
             make_process,
@@ -228,6 +240,8 @@ class Engine:
         for slot, (read, _) in self._results.items():
             self.selector.register(read, selectors.EVENT_READ, ("result", slot))
         self.crew.watch_all(self.selector)
+        if self.logs is not None:
+            self.logs.watch(self.selector)
 
     def _own(self, fd: int) -> int:
         self._fds.append(fd)
@@ -274,6 +288,7 @@ class Engine:
             balancing=self._balancing,
             dies_with_starter=self._is_starter and threading.current_thread() in (threading.main_thread(), self.thread),
             inherited=self.segment if self._forks else None,
+            surroundings=self._outfitter.outfit(len({*self.slots, slot})),
         )
 
     def _abandon_start(self) -> None:
@@ -438,6 +453,8 @@ class Engine:
             return
         join(self.thread, lambda: self._is_over)
         self.callbacks.join()
+        if self.logs is not None:
+            self.logs.join()
 
     def stop_at_exit(self) -> None:
         """For interpreter exit. Waits for the agents alone: a callback that blocks must not hold it up. A Ctrl-C
@@ -447,7 +464,8 @@ class Engine:
         while os.getpid() == self.owner_pid:
             try:
                 self.terminate()
-                return join(self.thread, lambda: self._is_over)
+                join(self.thread, lambda: self._is_over)
+                return wait_at_exit(self.logs)
             except KeyboardInterrupt:
                 if time.monotonic() > patient_until:
                     return
@@ -527,6 +545,7 @@ class Engine:
         except ValueError:
             pass  # the segment is gone
 
+    logs: LogReader | None = None
     _ring_ns = RING_FIRST_NS
     _is_over = False
     _has_no_page = False
@@ -553,6 +572,8 @@ class Engine:
                 self.crew.died(slot)
             elif what == "guard":
                 self.guard.died()
+            elif what == "logs" and self.logs is not None:
+                self.logs.start(self.selector)
             elif what == "linger":
                 self.crew.lingered(slot)
                 rung = True  # another may have waited for its place

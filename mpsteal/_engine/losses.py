@@ -24,6 +24,7 @@ from .terms import agents_lost, may_run_again, spend_try, terms_of
 if TYPE_CHECKING:
     from .cancel import Cancels
     from .health import AgentProcess
+    from .logs import LogReader
 
 logger = logging.getLogger("mpsteal")
 
@@ -47,6 +48,8 @@ class Losses:
         """Agents that do not get on, by slot, and how; see `vitals.py`. What others could do is not left to them."""
         self.why_ended: dict[int, str] = {}
         """Why we ended an agent that is about to be replaced, in words, by slot."""
+        self.logs: LogReader | None = None
+        """Reads what agents log."""
 
     # -- deaths -----------------------------------------------------------------------------------------------------
 
@@ -96,6 +99,15 @@ class Losses:
     def id_of(self, chunk: int) -> int:
         """What the logs call it."""
         return chunk
+
+    def id_if_there(self, chunk: int) -> int | None:
+        """The same of a chunk that is not over; None where only the task would know, and that is gone. Any thread."""
+        return self.id_of(chunk)
+
+    def note_logged(self, chunk: int) -> None:
+        """A chunk that is about to be over has logged something, or may have."""
+        if self.logs is not None:
+            self.logs.note(chunk, self.id_of(chunk))
 
     def help_out(self, slot: int) -> None:
         """An agent does not get on: let others have what is queued there."""

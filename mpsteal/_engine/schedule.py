@@ -428,6 +428,11 @@ class Scheduling(Dispatcher):
         task = self.pages.sink_of(chunk)
         return chunk if task is None else int(task.id)
 
+    def id_if_there(self, chunk: int) -> int | None:
+        """See `Losses.id_if_there`."""
+        task = self.pages.sink_of(chunk)
+        return None if task is None else int(task.id)
+
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def before_results(self) -> None:

@@ -18,6 +18,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from .._queue import layout as L
+from .._queue import results as R
 
 if TYPE_CHECKING:
     from .loop import Engine
@@ -112,7 +113,7 @@ def _uncollected(engine: Engine) -> set[int]:
     for reader in engine.collector.readers:
         peek: Any = copy.copy(reader)
         peek.words = {at: reader.words[at] for at in (reader.head_at, reader.tail_at)}
-        found += [chunk for chunk, _, _ in peek.drain() if chunk >= 0]  # below: notes
+        found += [chunk for chunk, kind, _ in peek.drain() if chunk >= 0 and kind != R.LOGGED]  # below: notes
     twice = [chunk for chunk, n in Counter(found).items() if n > 1]
     assert not twice, f"I2 committed twice: {twice}"
     return set(found)

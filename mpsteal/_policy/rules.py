@@ -82,6 +82,19 @@ class AgentRules:
             "Resident memory from which an agent's process is replaced between two tasks; 0: never", "bytes", least=0
         ),
     )
+    inner_threads: int = field(
+        default=0,
+        metadata=_says(
+            "Threads that numpy and others may use within one agent; 0: the CPUs divided by the agents, where the"
+            " environment does not say otherwise; -1: as many as they like",
+            "threads",
+            least=-1,
+        ),
+    )
+    logs: bool = field(
+        default=True,
+        metadata=_says("Whether what agents log goes to the `logging` of the scheduler's program", "switch"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from .arena import Blocks, Segment
 from .locks import STORES_ARE_ORDERED, Locks
 from .result_blocks import OUT_BYTES, WARM_BYTES, ResultBlocks, aligned
 
-VALUE, ERROR, INT, VOID, STORED_VALUE, STORED_ERROR, STORED_APART = range(7)
+VALUE, ERROR, INT, VOID, STORED_VALUE, STORED_ERROR, STORED_APART, LOGGED = range(8)
 """Kinds: a pickled value, a pickled error, a small int, None, value or error in a block (payload: offset, size), and a
 value in a block with its buffers apart (payload: offset, size, size of the pickle, number of buffers):
 

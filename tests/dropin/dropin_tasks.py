@@ -196,7 +196,8 @@ class Adder:
 
     @staticmethod
     def lambda_of(x: int) -> Any:
-        return lambda: x
+        lock = threading.Lock()  # else it comes as a copy where cloudpickle is installed
+        return lambda: (x, lock)
 
 
 # -- tasks that fail -------------------------------------------------------------------
@@ -299,7 +300,8 @@ def kill_myself() -> None:
 
 
 def give_lambda() -> Any:
-    return lambda: 42
+    lock = threading.Lock()  # as above
+    return lambda: lock
 
 
 def give_breaking() -> BreaksOnArrival:

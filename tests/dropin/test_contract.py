@@ -380,14 +380,18 @@ def test_calling_what_is_not_callable_is_the_tasks_error(pool: Any) -> None:
         pool.apply(tasks.add, (), {"unheard_of": 1})
 
 
+_LOCK = threading.Lock()
+"""Who uses it cannot be sent as a copy either, which lambdas are where cloudpickle is installed."""
+
+
 def _local_function() -> Any:
-    def local() -> None:
-        pass
+    def local(_: int) -> Any:
+        return _LOCK
 
     return local
 
 
-@pytest.mark.parametrize("func", [lambda x: x, _local_function()], ids=["lambda", "local function"])
+@pytest.mark.parametrize("func", [lambda _: _LOCK, _local_function()], ids=["lambda", "local function"])
 def test_function_that_cannot_be_pickled(pool: Any, func: Any) -> None:
     with pytest.raises(CANNOT_PICKLE):
         pool.apply_async(func, (1,)).get(ALARM_S)

@@ -10,6 +10,7 @@ import inspect
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,14 +60,22 @@ def here() -> str:
 # -- what cannot be sent ------------------------------------------------------------------
 
 
-def test_function_that_is_no_modules_own_gets_advice(pool: mpsteal.Pool) -> None:
+def refused() -> Any:
+    """A lambda that cannot be copied either."""
+    lock = threading.Lock()
+    return lambda *_: lock
+
+
+def test_function_that_is_no_modules_own_gets_advice(pool: mpsteal.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)  # as if it were not installed
+
     async def inner() -> None: ...
 
     for function in (lambda: 1, inner):
         with pytest.raises(REFUSALS) as caught:
             pool.apply(function)
         hint = "wraps it in asyncio.run()" if function is inner else "define it with `def` at the top level of a module"
-        assert str(caught.value).endswith(hint)
+        assert hint in str(caught.value)
     with pytest.raises(REFUSALS, match=r"not sent to an agent$"):
         pool.apply(tasks.identity, (tasks.NotForTravel(),))
 
@@ -247,7 +256,7 @@ def test_result_that_is_there_reaches_its_waiter_before_more_is_pickled(pool: mp
 def test_every_refusal_names_the_line_of_its_submit(pool: mpsteal.Pool) -> None:
     for _ in range(300):
         with pytest.raises((AttributeError, pickle.PicklingError), match=r"submitted at .*test_bad_values\.py:"):
-            pool.apply(lambda: 1)
+            pool.apply(refused())
 
 
 class WaitsInTheEngine:
@@ -304,7 +313,7 @@ def test_unpicklable_keyword_argument(pool: mpsteal.Pool) -> None:
 
 
 def test_unpicklable_function_is_told_with_the_place(pool: mpsteal.Pool) -> None:
-    place, bad = here(), pool.apply_async(lambda: None)
+    place, bad = here(), pool.apply_async(refused())
     with pytest.raises(REFUSALS, match="lambda") as caught:
         bad.get()
     assert place in str(caught.value)
@@ -312,7 +321,7 @@ def test_unpicklable_function_is_told_with_the_place(pool: mpsteal.Pool) -> None
 
 @pytest.mark.parametrize("chunksize", [None, 1, 7])
 def test_unpicklable_function_of_a_map(pool: mpsteal.Pool, chunksize: int | None) -> None:
-    place, bad = here(), pool.map_async(lambda x: x, range(30), chunksize)
+    place, bad = here(), pool.map_async(refused(), range(30), chunksize)
     with pytest.raises(REFUSALS, match="lambda") as caught:
         bad.get()
     assert place in str(caught.value)
@@ -338,7 +347,7 @@ def test_unpicklable_item_of_imap_fails_alone(pool: mpsteal.Pool) -> None:
 
 
 def test_unpicklable_function_of_imap(pool: mpsteal.Pool) -> None:
-    results = pool.imap_unordered(lambda x: x, range(3))
+    results = pool.imap_unordered(refused(), range(3))
     for _ in range(3):
         with pytest.raises(REFUSALS, match="lambda"):
             next(results)

@@ -158,7 +158,8 @@ class TestRegister:
     def test_an_initializer_that_cannot_travel_is_refused_with_the_agent(
         self, open_scheduler: Open, method: str
     ) -> None:
-        scheduler = open_scheduler(method=method, initializer=lambda: None)
+        lock = threading.Lock()  # else it is sent as a copy where cloudpickle is installed
+        scheduler = open_scheduler(method=method, initializer=lambda: lock)
         with pytest.raises((AttributeError, pickle.PicklingError)):
             scheduler.register_agent(Agent("a"))
         assert not scheduler.agents

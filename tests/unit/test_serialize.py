@@ -6,6 +6,7 @@ import functools
 import math
 import operator
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import MaybeEncodingError
 from multiprocessing.reduction import ForkingPickler
@@ -76,8 +77,9 @@ class TestEncoder:
     def test_refused_object_leaves_no_trace(self) -> None:
         encoder = Encoder()
         good = encoder.dumps([1, 2])
+        lock = threading.Lock()
         with pytest.raises((pickle.PicklingError, AttributeError)):
-            encoder.dumps(["x" * 100, lambda: None])
+            encoder.dumps(["x" * 100, lambda: lock])
         assert encoder.buffer.getvalue() == b""
         assert encoder.dumps([1, 2]) == good
 
