@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .executor import Executor, ExecutorView
     from .inside import CurrentAgent, agent_state, current_agent
     from .metrics import WorkStealingMetrics
+    from .outcomes import Failure
     from .pool import AgentStats, Pool, PoolStats
     from .results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
     from .scheduler import WorkStealingScheduler
@@ -60,6 +61,7 @@ __all__ = [
     "Executor",
     "ExecutorFuture",
     "ExecutorView",
+    "Failure",
     "IMapIterator",
     "IMapUnorderedIterator",
     "MapResult",
@@ -110,6 +112,7 @@ _HOMES = {
     "_executor_future": ("ExecutorFuture",),
     "inside": ("CurrentAgent", "agent_state", "current_agent"),
     "metrics": ("WorkStealingMetrics",),
+    "outcomes": ("Failure",),
     "pool": ("AgentStats", "Pool", "PoolStats"),
     "results": ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"),
     "scheduler": ("WorkStealingScheduler",),

@@ -32,7 +32,8 @@ from ._engine.terms import NO_TERMS, Terms
 from ._policy.chunking import CHUNKS_AHEAD_PER_AGENT
 from ._queue.layout import KIND_CALL, KIND_MAP, KIND_STARMAP
 from .errors import PoolTerminatedError
-from .pool import TERMINATE, Pool, PoolStats, _batches, _check_count
+from .maps import _batches, _check_count
+from .pool import TERMINATE, Pool, PoolStats
 from .results import IMapIterator, IMapUnorderedIterator, LimitedResult, MapResult
 
 R = TypeVar("R")

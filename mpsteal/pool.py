@@ -15,46 +15,29 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
 from ._agent.shared import Shared
 from ._engine.cpus import usable_cpus
 from ._engine.health import interrupts_deferred
-from ._engine.jobs import WINDOW_CHUNKS, Job
 from ._engine.loop import RUN as _ENGINE_RUN
 from ._engine.loop import Engine
 from ._engine.recycle import AgentLimits
 from ._engine.surroundings import AUTO, check_inner_threads
-from ._engine.terms import NO_TERMS, Terms, check_seconds
+from ._engine.terms import Terms, check_seconds
 from ._engine.vitals import STUCK_AFTER_S
-from ._policy.chunking import CHUNKS_AHEAD_PER_AGENT
-from ._queue.layout import KIND_CALL, KIND_MAP, KIND_STARMAP
 from .errors import PoolTerminatedError
-from .results import (
-    AsyncResult,
-    ChunkedIMapIterator,
-    ChunkedIMapUnorderedIterator,
-    IMapIterator,
-    IMapUnorderedIterator,
-    LimitedResult,
-    MapResult,
-)
+from .maps import MapCalls, _check_count
+from .results import AsyncResult, LimitedResult
 
-_Item = TypeVar("_Item")
 _Self = TypeVar("_Self", bound="Pool")
 _T = TypeVar("_T")
-_Results = TypeVar("_Results", bound=IMapIterator[Any])
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 FOREIGN = "FOREIGN"  # in a forked child of the process that made the pool
-
-_SEQUENCES = (list, tuple, range, str, bytes, dict, set, frozenset)
-"""Input whose iteration runs no user code and cannot block, so the engine reads it by itself."""
-
 
 ROOM_FACTOR, ROOM_LEAST = 2, 64
 """What a pool may grow to, unless told otherwise: so many times its first size, and the machine's CPUs, and never less
@@ -144,7 +127,7 @@ class PoolStats:
         return sum(a.steals for a in self.agents)
 
 
-class Pool:
+class Pool(MapCalls):
     """A pool of agents (worker processes) that balances itself by work stealing.
 
     Args:
@@ -405,172 +388,6 @@ class Pool:
         self._engine.submit(result)
         return result
 
-    def map(
-        self,
-        func: Callable[[_Item], _T],
-        iterable: Iterable[_Item],
-        chunksize: int | None = None,
-        *,
-        timeout: float | None = None,
-        retries: int = 0,
-    ) -> list[_T]:
-        """`[func(x) for x in iterable]` over the agents, in order. Without `chunksize` it is cut by policy.
-
-        `timeout` and `retries` as in `apply_async`: each item has that time; a chunk of items runs again as a whole.
-        """
-        terms = _terms(timeout, retries)
-        return self._map_async(func, iterable, KIND_MAP, chunksize, None, None, sys._getframe(1), terms).get()
-
-    def map_async(
-        self,
-        func: Callable[[_Item], _T],
-        iterable: Iterable[_Item],
-        chunksize: int | None = None,
-        callback: Callable[[list[_T]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
-        *,
-        timeout: float | None = None,
-        retries: int = 0,
-    ) -> MapResult[_T]:
-        """`map` that returns a handle at once."""
-        terms = _terms(timeout, retries)
-        return self._map_async(func, iterable, KIND_MAP, chunksize, callback, error_callback, sys._getframe(1), terms)
-
-    def starmap(
-        self,
-        func: Callable[..., _T],
-        iterable: Iterable[Iterable[Any]],
-        chunksize: int | None = None,
-        *,
-        timeout: float | None = None,
-        retries: int = 0,
-    ) -> list[_T]:
-        """`[func(*x) for x in iterable]` over the agents, in order."""
-        terms = _terms(timeout, retries)
-        return self._map_async(func, iterable, KIND_STARMAP, chunksize, None, None, sys._getframe(1), terms).get()
-
-    def starmap_async(
-        self,
-        func: Callable[..., _T],
-        iterable: Iterable[Iterable[Any]],
-        chunksize: int | None = None,
-        callback: Callable[[list[_T]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
-        *,
-        timeout: float | None = None,
-        retries: int = 0,
-    ) -> MapResult[_T]:
-        """`starmap` that returns a handle at once."""
-        frame, terms = sys._getframe(1), _terms(timeout, retries)
-        return self._map_async(func, iterable, KIND_STARMAP, chunksize, callback, error_callback, frame, terms)
-
-    def _map_async(
-        self,
-        func: Any,
-        iterable: Iterable[Any],
-        kind: int,
-        chunksize: int | None,
-        callback: Any,
-        error_callback: Any,
-        frame: Any,
-        terms: Terms,
-    ) -> MapResult[Any]:
-        self._check_running()
-        # A copy of what may change while it is read, and whatever user code there is in it runs here.
-        items: Sequence[Any] = iterable if type(iterable) in (tuple, range) else list(iterable)  # type: ignore[assignment]
-        if chunksize is not None:
-            _check_count("chunksize", chunksize, 0, "None lets the pool choose")
-        site = (frame.f_code, frame.f_lasti)
-        result: MapResult[Any] = MapResult(self, len(items), callback, error_callback)
-        if not items:
-            result._settle(True, [])  # without a callback, as in the stock pool
-            return result
-        pieces = result.pieces(items, chunksize, self._processes)
-        # The cutter says how far ahead it is for so many agents as there are; here bytes are bounded as well.
-        window = None if chunksize else CHUNKS_AHEAD_PER_AGENT * self._engine.capacity
-        self._submit_job(Job(func, kind, pieces, result, window=window, site=site, terms=terms))
-        return result
-
-    def _submit_job(self, job: Job) -> None:
-        if job.terms.timeout_ns:
-            self._engine.dispatcher.limits.watch(job)
-        self._engine.submit(job)
-
-    def imap(
-        self,
-        func: Callable[[_Item], _T],
-        iterable: Iterable[_Item],
-        chunksize: int = 1,
-        *,
-        buffersize: int | None = None,
-        timeout: float | None = None,
-        retries: int = 0,
-    ) -> IMapIterator[_T]:
-        """Lazy `map`: reads the iterable as tasks finish, gives results in order.
-
-        Args:
-            func, iterable: as in `map`.
-            chunksize: items pickled together.
-            buffersize: chunks in flight or finished and not yet fetched, at most; None: only those in flight are
-                bounded, so a slow consumer lets results pile up.
-            timeout, retries: as in `map`. Only the items of that chunk raise, and the iterator goes on.
-        """
-        terms = _terms(timeout, retries)
-        kind: type[IMapIterator[_T]] = IMapIterator if chunksize == 1 else ChunkedIMapIterator
-        return self._imap(kind, func, iterable, chunksize, buffersize, sys._getframe(1), terms)
-
-    def imap_unordered(
-        self,
-        func: Callable[[_Item], _T],
-        iterable: Iterable[_Item],
-        chunksize: int = 1,
-        *,
-        buffersize: int | None = None,
-        timeout: float | None = None,
-        retries: int = 0,
-    ) -> IMapUnorderedIterator[_T]:
-        """`imap` that gives results as they come."""
-        terms = _terms(timeout, retries)
-        kind: type[IMapUnorderedIterator[_T]] = IMapUnorderedIterator
-        if chunksize != 1:
-            kind = ChunkedIMapUnorderedIterator
-        return self._imap(kind, func, iterable, chunksize, buffersize, sys._getframe(1), terms)
-
-    def _imap(
-        self,
-        cls: type[_Results],
-        func: Any,
-        iterable: Iterable[Any],
-        chunksize: int,
-        buffersize: int | None,
-        frame: Any,
-        terms: Terms,
-    ) -> _Results:
-        self._check_running()
-        if chunksize < 1:
-            raise ValueError(f"Chunksize must be 1+, not {chunksize}")
-        if buffersize is not None:
-            _check_count("buffersize", buffersize, 1, "None means no limit")
-        engine = self._engine
-        out = cls(self, chunksize)
-        items: Iterator[Any] = iter(iterable)  # here: what cannot be iterated is refused in the caller's thread
-        payloads = zip(items) if chunksize == 1 else _batches(items, chunksize)
-        job = Job(
-            func,
-            KIND_CALL if chunksize == 1 else KIND_MAP,
-            payloads,
-            out,
-            window=WINDOW_CHUNKS,
-            buffersize=buffersize,
-            threaded=type(iterable) not in _SEQUENCES,
-            wake=engine.poke,
-            site=(frame.f_code, frame.f_lasti),
-            terms=terms,
-        )
-        out._job = job
-        self._submit_job(job)
-        return out
-
     # -- its size ---------------------------------------------------------------------------------------------------
 
     def resize(self, processes: int) -> None:
@@ -662,21 +479,3 @@ class Pool:
 
 _APPLY_CODE = Pool.apply.__code__
 """`apply` goes by `apply_async`, which subclasses replace, and is not the place of the submit."""
-
-
-def _terms(timeout: float | None, retries: int) -> Terms:
-    return NO_TERMS if timeout is None and retries == 0 else Terms(None, timeout, retries)
-
-
-def _check_count(name: str, value: object, least: int, hint: str) -> None:
-    try:
-        ok = operator.index(value) >= least  # type: ignore[arg-type]  # what has no __index__ is told below
-    except TypeError:
-        ok = False
-    if not ok:
-        raise ValueError(f"{name} must be a positive int or None, not {value!r}; {hint}")
-
-
-def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while batch := list(islice(items, size)):
-        yield batch

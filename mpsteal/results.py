@@ -237,7 +237,7 @@ class MapResult(AsyncResult[list[_T]]):
     As in the stock pool an error is known at once but the result is ready only when all chunks are finished.
     """
 
-    __slots__ = ("_cut_to", "_cutter", "_ended", "_left", "_starts", "_values")
+    __slots__ = ("_cut_to", "_cutter", "_ended", "_job", "_left", "_progress", "_starts", "_values")
 
     def __init__(
         self,
@@ -255,10 +255,36 @@ class MapResult(AsyncResult[list[_T]]):
         self._left = self._cut_to = 0
         self._ended = False
         self._cutter: MapCutter | None = None
+        self._job: Any = None
+        self._progress: Any = None
+
+    def get(self, timeout: float | None = None) -> list[_T]:
+        """The list of results; see `AsyncResult.get`."""
+        try:
+            return super().get(timeout)
+        finally:
+            if self._done:
+                self._hide()
+
+    def _hide(self) -> None:
+        """Nobody asks for it any more: show its progress no longer."""
+        if self._progress is not None:
+            self._progress.close()
 
     def cancel(self, *, end_running: bool = False) -> bool:
-        """A map is not one call; it cannot be cancelled."""
-        return False
+        """Withdraw what has not started of it.
+
+        Args:
+            end_running: see `AsyncResult.cancel`; here of each agent that runs a chunk of it.
+
+        Returns:
+            True: it was not finished. What had not started never runs, and `get` raises `TaskCancelledError` once what
+            runs is over; it gives the list where nothing was left to withdraw. False: it was finished.
+        """
+        pool, job = self._pool, self._job
+        if pool is not None:
+            pool._check_owner()
+        return job is not None and pool is not None and pool._engine.cancel(job, end_running=end_running)
 
     def pieces(self, items: Sequence[Any], chunksize: int | None, agents: int) -> Iterator[Any]:
         """Engine: cut the input, by `chunksize` or by policy; `WAIT` while the policy wants to see results first."""
@@ -310,6 +336,7 @@ class MapResult(AsyncResult[list[_T]]):
 
     def _maybe_resolve(self) -> None:
         if self._ended and self._left == 0 and not self._done:
+            self._job = None
             if self._success:
                 values, self._values = self._values, []
                 self._resolve(True, values)
@@ -332,6 +359,11 @@ class IMapIterator(_Waitable, Generic[_T]):
         self._exhausted = False
         self._job: Any = None
         self._lock = threading.Lock()
+        self._ends_at_error = self._is_cut = False
+        """Whether there is nothing after an error, and whether that has been given."""
+        self._short: tuple[int, int] | None = None
+        """The last chunk's index and size, where it has fewer items than the others."""
+        self._progress: Any = None
 
     def _is_done(self) -> bool:
         return bool(self._items) or self._exhausted
@@ -356,9 +388,36 @@ class IMapIterator(_Waitable, Generic[_T]):
             self._consumed(job)
         if ok:
             return value  # type: ignore[no-any-return]  # or an error
+        if self._ends_at_error:
+            self._cut()
         raise value
 
     __next__ = next
+
+    def cancel(self, *, end_running: bool = False) -> bool:
+        """Withdraw what has not started, and read the input no further.
+
+        Args:
+            end_running: see `AsyncResult.cancel`; here of each agent that runs a chunk of it.
+
+        Returns:
+            True: it was not finished. What is there is still given, then `TaskCancelledError` is raised where the first
+            result is missing, and there is nothing after it. False: it was finished.
+        """
+        pool = self._pool
+        if pool is None:
+            return False
+        pool._check_owner()
+        before, self._ends_at_error = self._ends_at_error, True  # first: another thread may meet the error at once
+        is_cancelled = pool._engine.cancel(self._job, end_running=end_running)
+        self._ends_at_error = is_cancelled or before
+        return is_cancelled
+
+    def _cut(self) -> None:
+        """Nothing more is given."""
+        self._is_cut = True
+        self._exhausted = True
+        self._items = deque(maxlen=0)  # what the engine still brings is dropped
 
     def _consumed(self, job: Any) -> None:
         pool = self._pool
@@ -378,7 +437,9 @@ class IMapIterator(_Waitable, Generic[_T]):
             except IndexError:
                 pass
             if exhausted:
-                if self._error is not None:
+                if self._progress is not None:
+                    self._progress.close()
+                if self._error is not None and not self._is_cut:
                     error, self._error = self._error, None
                     raise error
                 raise StopIteration
@@ -389,9 +450,17 @@ class IMapIterator(_Waitable, Generic[_T]):
 
     # -- engine -----------------------------------------------------------------------------------------------------
 
+    def _sized(self, batches: Iterator[list[Any]]) -> Iterator[list[Any]]:
+        """The same chunks; notes the size of the last one before anybody can ask for it. Engine or feeder."""
+        for index, batch in enumerate(batches):
+            if len(batch) < self._chunksize:
+                self._short = (index, len(batch))
+            yield batch
+
     def items_of(self, index: int) -> range:
-        """See `JobSink.items_of`; the last chunk may have fewer."""
-        return range(index * self._chunksize, (index + 1) * self._chunksize)
+        """See `JobSink.items_of`."""
+        size = self._chunksize if self._short is None or self._short[0] != index else self._short[1]
+        return range(index * self._chunksize, index * self._chunksize + size)
 
     def deliver(self, index: int, ok: bool, value: Any) -> None:
         """Chunk `index` is finished."""
@@ -439,6 +508,8 @@ class _Chunked(IMapIterator[_T]):
     def __init__(self, pool: Pool, chunksize: int) -> None:
         super().__init__(pool, chunksize)
         self._current: Iterator[Any] = iter(())
+        self._then: BaseException | None = None
+        """What follows the items of the current chunk."""
         self._reading = threading.Lock()
 
     def next(self, timeout: float | None = None) -> _T:
@@ -450,8 +521,13 @@ class _Chunked(IMapIterator[_T]):
             while True:
                 for value in self._current:
                     return value  # type: ignore[no-any-return]  # as it came
+                if self._then is not None:
+                    error, self._then = self._then, None
+                    self._cut()
+                    raise error
                 chunk: Any = super().next(timeout)
                 self._current = iter(chunk[0])
+                self._then = chunk[2] if len(chunk) == 3 else None
         finally:
             self._reading.release()
 

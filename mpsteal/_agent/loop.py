@@ -32,6 +32,7 @@ from .._queue.locks import Locks
 from .._queue.result_blocks import COOL_MS
 from . import by_value, here, lines, logs
 from .buffers import load_call
+from .itemwise import refusal, run_items, sift
 from .launch import AgentSpec
 from .serialize import PLAIN, Encoder, describe, encode_error, explain_coroutine
 from .shared import forget_freed
@@ -301,6 +302,10 @@ class Agent:
             return function(*payload[0], **payload[1])
         began = _now()
         items = self.stamped(payload) if flags & L.TIMED else payload
+        if flags & L.ITEMWISE:
+            star, first_only = kind == L.KIND_STARMAP, bool(flags & L.FIRST_ONLY)
+            each, failures = run_items(function, items, star=star, first_only=first_only, encoder=self.encoder)
+            return each, _now() - began, failures
         values = list((map if kind == L.KIND_MAP else starmap)(function, items))
         if len(values) != len(payload):
             # `list` takes a call's StopIteration for the end of the input, and results would be missing silently.
@@ -352,17 +357,12 @@ class Agent:
             if self.for_executor:
                 self.commit_error(chunk, by_value.explain(explain_coroutine(error, value)))
                 return
-            from multiprocessing import pool as stock
-
+            if flags & L.ITEMWISE:
+                self.commit_value(chunk, sift(value, self.encoder), dumps, flags & ~L.ITEMWISE)
+                return
             if flags & L.KIND_MASK >= L.KIND_MAP:
                 value = value[0]  # less the time it took, which is ours
-            error = by_value.explain(explain_coroutine(error, value))
-            try:
-                refused = stock.MaybeEncodingError(error, value)  # type: ignore[attr-defined]  # not in typeshed
-            except BaseException:  # a user's `__repr__`
-                text = f"a {type(value).__qualname__} whose repr() fails"
-                refused = stock.MaybeEncodingError(describe(error), text)  # type: ignore[attr-defined]
-            self.commit_error(chunk, refused)
+            self.commit_error(chunk, refusal(error, value))
             return
         try:
             if buffers:

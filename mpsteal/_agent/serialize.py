@@ -124,7 +124,7 @@ class Encoder:
         """One object as bytes of its own; `only_plain`: not by value."""
         start = self.buffer.tell()
         try:
-            self._dump(value, start, only_plain)
+            self.dump(value, start, only_plain)
             return self.buffer.getvalue()[start:]
         finally:
             self._forget_or_renew(start)
@@ -134,13 +134,15 @@ class Encoder:
         self._apart = True
         start = self.buffer.tell()
         try:
-            self._dump(value, start)
+            self.dump(value, start)
             return self.buffer.getvalue()[start:], self.aside[:]
         finally:
             self._apart = False
             self._forget_or_renew(start)
 
-    def _dump(self, value: Any, start: int, only_plain: bool = False) -> None:
+    def dump(self, value: Any, start: int, only_plain: bool = False) -> None:
+        """Write one object at `start`, the end of the buffer; by value if need be, unless `only_plain`. Raises the refusal;
+        then `forget_from` is what the caller has to do."""
         try:
             self.pickler.dump(value)
         except by_value.REFUSALS as error:

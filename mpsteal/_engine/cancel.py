@@ -60,7 +60,7 @@ class Cancels:
                 return True
             if not end_running:
                 return False
-        self.open[owner] = end_running
+        self.open[owner] = end_running or self.open.get(owner, False)
         self._look(0.0)
         return True
 

@@ -12,7 +12,7 @@ import pickle
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -316,8 +316,8 @@ class Dispatcher(Losses):
         buffer, pickler = self.encoder.buffer, self.encoder.pickler
         dump, clear, tell = pickler.dump, pickler.clear_memo, buffer.tell
         largest, kind, function, number = self._largest, job.kind, job.function, job.number or 0
-        if kind >= L.KIND_MAP and job.terms.timeout_ns:
-            kind |= L.TIMED
+        if kind >= L.KIND_MAP:
+            kind |= job.flags | (L.TIMED if job.terms.timeout_ns else 0)
         plain_calls, limit_int = kind == L.KIND_CALL and number >= 0, L.INT_LIMIT
         aside = self.encoder.aside
         allowed = min(batch.limit - len(sinks) - batch.refused, job.allowance(len(self.staying)))
@@ -346,12 +346,13 @@ class Dispatcher(Losses):
                 whole = payload if number >= 0 else (function, payload)
                 refused = self.encoder.dump_refused(whole, start, error)
                 if refused is not None:
-                    job.finished += 1
-                    batch.refused += 1
-                    allowed -= 1
-                    job.sink.deliver(index, False, explain_pickling(refused, function, job.site))
                     self.encoder.forget_from(start)
-                    continue
+                    if not (kind & L.ITEMWISE and self._sift(job, index, payload)):
+                        job.finished += 1
+                        batch.refused += 1
+                        allowed -= 1
+                        job.sink.deliver(index, False, explain_pickling(refused, function, job.site))
+                        continue
             clear()
             allowed -= 1
             end = tell()
@@ -367,6 +368,28 @@ class Dispatcher(Losses):
             add((at + start, size, number, kind))
             sink_add((job, index))
             start = end
+
+    def _sift(self, job: Job, index: int, items: Sequence[Any]) -> bool:
+        """Pickle what can be pickled of a chunk whose items end apart, and tell who waits for it of the others. False:
+        nothing can."""
+        sink: Any = job.sink  # `Outcomes`, where items end apart
+        dump, at, is_known = self.encoder.dump, self.encoder.buffer.tell(), (job.number or 0) >= 0
+        kept: list[Any] = []
+        refused: dict[int, BaseException] = {}
+        for i, item in enumerate(items):
+            try:
+                dump(item if is_known else (job.function, item), at)
+                kept.append(item)
+            except BaseException as error:  # a user's `__reduce__`
+                refused[i] = explain_pickling(error, job.function, job.site)
+                if job.flags & L.FIRST_ONLY:
+                    break
+            finally:
+                self.encoder.forget_from(at)
+        sink.refuse(index, refused)
+        if kept:
+            dump(kept if is_known else (job.function, kept), at)
+        return bool(kept)
 
     def _oversized(self, batch: Batch, start: int, size: int, number: int, flags: int, sink: Any) -> None:
         """A payload that does not fit the slab: give it a block, or carry it to the next page (the batch is full). One

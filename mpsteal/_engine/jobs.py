@@ -56,6 +56,7 @@ class Job:
 
     Attributes:
         kind: `layout.KIND_MAP` and so on.
+        flags: of its chunks of items, as in the layout.
         number: the function's number once it is sent, or `INLINE_FUNCTION`.
         luggage: what the function has in the segment beside its pickle, or None.
         payloads: what each chunk pickles.
@@ -80,10 +81,11 @@ class Job:
         feeder: Any = None,
         site: Any = None,
         terms: Terms = NO_TERMS,
+        flags: int = 0,
     ) -> None:
         self.function, self.kind, self.sink, self.site = function, kind, sink, site
         self.window, self.buffersize = window, buffersize
-        self.terms = terms
+        self.terms, self.flags = terms, flags
         self.deaths: dict[int, int] = {}
         self.number: int | None = None
         self.owns_number = False

@@ -48,7 +48,9 @@ APART = 64  # a payload with buffers in blocks of their own, which its last word
 TIMED = 32  # a chunk of items, each of which has a time limit: the agent stamps the start of each
 KIND_INT, KIND_TWO_INTS = 8, 16  # a call with small ints, which stand in place of offset and size: no payload
 INT_LIMIT = 1 << 62  # below this, either sign, an int travels in a word
-CLASS_SHIFT = 8  # SLOT_FLAGS from this bit on: the chunk's class, 0: every agent can run it
+ITEMWISE = 128  # a chunk of items that end apart, see `_agent/itemwise.py`
+FIRST_ONLY = 256  # the same, and it ends with the first that fails
+CLASS_SHIFT = 10  # SLOT_FLAGS from this bit on: the chunk's class, 0: every agent can run it
 FLAGS_MASK = (1 << CLASS_SHIFT) - 1
 INLINE_FUNCTION = -1  # SLOT_FUNCTION: the function is in the payload
 

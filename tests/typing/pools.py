@@ -79,9 +79,9 @@ def maps(pool: Pool) -> None:
     assert_type(pool.map(str, range(3)), list[str])
     assert_type(pool.starmap(join, [("a", 1), ("b", 2)]), list[str])
     pool.map(length, [1, 2])  # type: ignore[arg-type]
-    pool.map(length, 3)  # type: ignore[arg-type]
+    pool.map(length, 3)  # type: ignore[call-overload]
     pool.map(on_lengths, words)  # type: ignore[arg-type]
-    pool.map(length, words, chunk_size=3)  # type: ignore[call-arg]
+    pool.map(length, words, chunk_size=3)  # type: ignore[call-overload]
     pool.starmap(join, [1, 2])  # type: ignore[list-item]
 
 

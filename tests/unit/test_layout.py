@@ -18,6 +18,7 @@ GEOMETRIES = [
 
 HEADER = ("MAGIC", "STOP", "SLOTS_USED", "RING_AFTER_NS", "LOOKED_NS", "LINGERERS")
 NOT_WORDS = {"NONE", "INT_LIMIT", "VACANT", "STARTING", "READY", "LEAVING", "INIT_FAILED", "CLASS_SHIFT", "FLAGS_MASK"}
+FLAGS = ("IN_BLOCK", "APART", "TIMED", "ITEMWISE", "FIRST_ONLY")
 AGENT_PREFIXES_OF_OTHERS = ("SLOT_", "KIND_", "HEADER_", "MAGIC", "FUNCTION_", "LEVELS_", "INLINE_", "MASK_")
 
 
@@ -28,7 +29,7 @@ def agent_words() -> dict[str, int]:
         for name, value in vars(L).items()
         if name.isupper()
         and isinstance(value, int)
-        and name not in (*HEADER, *NOT_WORDS, "IN_BLOCK", "APART", "TIMED", "LEAVE_WHEN_IDLE", "LEAVE_NOW")
+        and name not in (*HEADER, *NOT_WORDS, *FLAGS, "LEAVE_WHEN_IDLE", "LEAVE_NOW")
         and not name.startswith(AGENT_PREFIXES_OF_OTHERS)
     }
 
