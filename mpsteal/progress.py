@@ -158,14 +158,14 @@ def _make_bar(label: str, total: int | None) -> Bar | None:
         auto: Any = import_module("tqdm.auto")
     except ImportError:
         return Line(label, total, stream)
-    is_live = _is_terminal(stream) or auto.notebook_tqdm is not auto.std_tqdm
-    return _TqdmBar(auto.tqdm, label, total, is_live=is_live)
+    is_notebook = auto.notebook_tqdm is not auto.std_tqdm
+    return _TqdmBar(auto.tqdm, label, total, is_notebook=is_notebook, is_live=is_notebook or _is_terminal(stream))
 
 
 class _TqdmBar:
     """tqdm's, without what it leaves behind in the process: its monitor thread, and a lock shared between processes."""
 
-    def __init__(self, kind: Any, label: str, total: int | None, *, is_live: bool) -> None:
+    def __init__(self, kind: Any, label: str, total: int | None, *, is_notebook: bool, is_live: bool) -> None:
         owner = os.getpid()
 
         class OwnBar(kind):  # type: ignore[misc]  # Any
@@ -177,8 +177,14 @@ class _TqdmBar:
                     super().__del__()
 
         self._is_live = is_live
-        # We keep the time ourselves where it is not too long for that.
-        self._bar: Any = OwnBar(total=total, desc=label or None, mininterval=0 if is_live else PIPED_S, miniters=1)
+        self._bar: Any = OwnBar(
+            total=total,
+            desc=label or None,
+            mininterval=0 if is_live else PIPED_S,  # shorter times are kept by who calls `show`
+            miniters=1,
+            # A notebook puts it where it is made; elsewhere nothing is drawn here, in the caller's thread.
+            delay=0 if is_notebook else 1e-9,
+        )
 
     def show(self, done: int) -> None:
         """See `Bar.show`."""
@@ -189,6 +195,7 @@ class _TqdmBar:
 
     def close(self, done: int) -> None:
         """See `Bar.close`."""
+        self._bar.mininterval = 0
         self._bar.update(done - self._bar.n)
         self._bar.close()
 

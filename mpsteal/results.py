@@ -515,8 +515,11 @@ class _Chunked(IMapIterator[_T]):
     def next(self, timeout: float | None = None) -> _T:
         """See `IMapIterator.next`."""
         # Two threads that read it may not lose a chunk between them.
-        if not self._reading.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))):
-            raise multiprocessing.TimeoutError
+        lock = self._reading
+        if not lock.acquire(False):  # nearly always this succeeds, which is quicker without a time limit
+            left = -1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))
+            if not lock.acquire(timeout=left):
+                raise multiprocessing.TimeoutError
         try:
             while True:
                 for value in self._current:
@@ -529,7 +532,7 @@ class _Chunked(IMapIterator[_T]):
                 self._current = iter(chunk[0])
                 self._then = chunk[2] if len(chunk) == 3 else None
         finally:
-            self._reading.release()
+            lock.release()
 
     __next__ = next
 
