@@ -279,7 +279,8 @@ class MapResult(AsyncResult[list[_T]]):
 
         Returns:
             True: it was not finished. What had not started never runs, and `get` raises `TaskCancelledError` once what
-            runs is over; it gives the list where nothing was left to withdraw. False: it was finished.
+                runs is over; it gives the list where nothing was left to withdraw.
+            False: it was finished.
         """
         pool, job = self._pool, self._job
         if pool is not None:
@@ -402,7 +403,8 @@ class IMapIterator(_Waitable, Generic[_T]):
 
         Returns:
             True: it was not finished. What is there is still given, then `TaskCancelledError` is raised where the first
-            result is missing, and there is nothing after it. False: it was finished.
+                result is missing, and there is nothing after it.
+            False: it was finished.
         """
         pool = self._pool
         if pool is None:

@@ -141,8 +141,10 @@ class Encoder:
             self._forget_or_renew(start)
 
     def dump(self, value: Any, start: int, only_plain: bool = False) -> None:
-        """Write one object at `start`, the end of the buffer; by value if need be, unless `only_plain`. Raises the refusal;
-        then `forget_from` is what the caller has to do."""
+        """Write one object at `start`, the end of the buffer; by value if need be, unless `only_plain`.
+
+        Raises the refusal; then `forget_from` is what the caller has to do.
+        """
         try:
             self.pickler.dump(value)
         except by_value.REFUSALS as error:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing_extensions import assert_type
 
 import mpsteal
-from mpsteal import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult, Pool
+from mpsteal import AsyncResult, Failure, IMapIterator, IMapUnorderedIterator, MapResult, Pool
 from mpsteal.pool import AgentStats
 
 
@@ -108,6 +108,24 @@ def iterators(pool: Pool) -> None:
 
 def takes_iterator(lengths: Iterator[int]) -> Iterable[int]:
     return lengths
+
+
+def outcomes(pool: Pool) -> None:
+    assert_type(pool.map(length, words, on_error="collect"), list[int | Failure])
+    assert_type(pool.map(length, words, on_error="cancel", progress=True), list[int])
+    assert_type(pool.starmap(join, [("a", 1)], on_error="collect", progress="joining"), list[str | Failure])
+    assert_type(pool.map_async(length, words, on_error="collect"), MapResult[int | Failure])
+    assert_type(pool.starmap_async(join, [("a", 1)], on_error="raise"), MapResult[str])
+    assert_type(pool.imap(length, words, on_error="collect", buffersize=3), IMapIterator[int | Failure])
+    for each in pool.imap_unordered(length, words, on_error="collect", timeout=1.0):
+        if isinstance(each, Failure):
+            assert_type(each.error, BaseException)
+            assert_type(each.index, int)
+        else:
+            assert_type(each, int)
+    assert_type(pool.map_async(length, words).cancel(), bool)
+    pool.map(length, words, on_error="ignore")  # type: ignore[call-overload]
+    pool.map(length, words, progress=3)  # type: ignore[call-overload]
 
 
 def handles_in_collections(pool: Pool) -> None:
