@@ -235,6 +235,24 @@ class TestCancelByHand:
         failures, _ = split(raised.value.partial)  # type: ignore[attr-defined]
         assert sorted(failures) == list(range(5))
 
+    def test_who_asks_later_and_for_less_takes_nothing_back(
+        self, open_pool: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        pool = open_pool(1)
+        task = partial(tasks.at_gates, {0: gates()}, str(tmp_path / "ran"), -1)
+        results = pool.map_async(task, range(5), 1)
+        gates().wait_arrived()
+        cancels, job = pool._engine.dispatcher.cancels, results._job
+
+        def ask_twice() -> list[bool]:
+            with monkeypatch.context() as patch:
+                patch.setattr(cancels, "_look", lambda _: None)  # as if the agent could not be reached
+                return [cancels.cancel(job, end_running=True), cancels.cancel(job, end_running=False)]
+
+        assert pool._engine.call(ask_twice) == [True, True]
+        with pytest.raises(TaskCancelledError):
+            results.get()  # the agent waits at its gate until it is ended
+
     def test_what_is_over_or_ended_with_its_pool_is_not_cancelled(self, open_pool: Open) -> None:
         pool = open_pool(1)
         results, iterator = pool.map_async(identity, [1]), pool.imap(identity, [1])
