@@ -10,13 +10,14 @@ from typing import Any
 
 import map_tasks as tasks
 import pytest
-from conftest import Open
 from fault_tasks import NotForTravel, identity
 from gates import Gates
 from waiting import lines, wait_until
 
 import mpsteal
 from mpsteal import AgentDiedError, Failure, TaskCancelledError
+
+Open = Callable[..., mpsteal.Pool]
 
 MAPS: dict[str, Callable[..., Iterable[Any]]] = {
     "map": lambda pool, items, **how: pool.map(tasks.tens_fail, items, **how),

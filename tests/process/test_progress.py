@@ -17,7 +17,6 @@ from typing import Any
 
 import map_tasks as tasks
 import pytest
-from conftest import Open
 from fault_tasks import identity
 from gates import Gates
 from waiting import wait_until
@@ -25,6 +24,8 @@ from waiting import wait_until
 import mpsteal
 from mpsteal import progress as module
 from mpsteal.progress import Line, text_of
+
+Open = Callable[..., mpsteal.Pool]
 
 WAYS: dict[str, Callable[[mpsteal.Pool, Any, Any], Any]] = {
     "map": lambda pool, items, shown: pool.map(identity, items, progress=shown),
