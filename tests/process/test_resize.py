@@ -260,6 +260,48 @@ def test_queued_call_of_a_leaving_agent_can_be_cancelled(open_pool: Open, gates:
     assert sorted(map(int, lines(noted))) == [1, 3, 5, 7, 9]
 
 
+def test_queue_of_a_leaving_agent_does_not_fall_behind(open_pool: Open, gates: Gates, tmp_path: Path) -> None:
+    """What is submitted later comes later."""
+    gate, noted = gates("held"), str(tmp_path / "noted")
+    pool = open_pool(2)
+    held = hold(pool, gate, 2)
+    before = [pool.apply_async(tasks.note, (noted, 1)) for _ in range(20)]
+    wait_until(lambda: not pool._engine.pending, "they are queued at both")
+    pool.resize(1)
+    after = [pool.apply_async(tasks.note, (noted, 2)) for _ in range(20)]
+    gate.open()
+    for result in held + before + after:
+        result.get()
+    assert list(map(int, lines(noted))) == [1] * 20 + [2] * 20
+
+
+def test_what_it_stole_at_the_last_moment_is_found(open_pool: Open, gates: Gates) -> None:
+    """It may have looked just before it was told to leave. What it leaves behind is queued at others then."""
+    stays, leaves = gates("stays"), gates("leaves")
+    pool: Any = open_pool(2)
+    held = hold(pool, stays, 1)
+    slot = next(agent.slot for agent in pool.stats().agents if agent.running_s)
+    held += hold(pool, leaves, 1)
+    queued = [pool.apply_async(tasks.double, (i,)) for i in range(4)]
+    wait_until(lambda: not pool._engine.pending, "they are queued")
+
+    def leave_and_steal() -> None:
+        pool._engine.dispatcher.frozen[1 - slot] = "stuck"  # so this one leaves
+        pool.resize(1)
+        deques = pool._engine.deques
+        for level, lo, hi in deques.take_back(slot, 1 << 62, deques.levels):
+            assert deques.push(1 - slot, level, lo, hi)
+
+    pool._engine.call(leave_and_steal)
+    leaves.open()
+    wait_until(lambda: states(pool)[1 - slot] == "empty", "it has left")
+    assert queued[0].cancel()
+    stays.open()
+    assert [result.get() for result in queued[1:]] == [2, 4, 6]
+    wait_settled(pool)
+    pool._engine.validate()
+
+
 def test_time_limit_holds_in_a_leaving_agent(open_pool: Open, gates: Gates) -> None:
     gate = gates("held")
     pool = open_pool(2)
