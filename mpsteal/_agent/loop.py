@@ -32,6 +32,7 @@ from .._queue.locks import Locks
 from .._queue.result_blocks import COOL_MS
 from . import by_value, here, lines, logs
 from .buffers import load_call
+from .here import facts
 from .itemwise import refusal, run_items, sift
 from .launch import AgentSpec
 from .serialize import PLAIN, Encoder, describe, encode_error, explain_coroutine
@@ -610,9 +611,7 @@ def finalize(spec: AgentSpec) -> None:
         import logging  # here: few agents need it, and it takes 5 ms to import
 
         logger = logging.getLogger("mpsteal")
-        logger.exception(
-            "mpsteal: the finalizer of agent %r raised", spec.identity[0], extra=here.facts("finalizer_raised")
-        )
+        logger.exception("mpsteal: the finalizer of %s raised", spec.identity[0], extra=facts("finalizer_raised"))
 
 
 def end_copy(error: BaseException | None) -> None:
