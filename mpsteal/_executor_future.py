@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from typing import Any
@@ -10,6 +11,7 @@ from ._engine.calls import PLAIN
 from ._engine.dispatch import explain_pickling
 from ._engine.future import CANCELLED, FINISHED, LazyFuture
 from ._engine.terms import NO_TERMS, Terms
+from .errors import AgentStartError, PoolTerminatedError
 
 
 class ExecutorFuture(LazyFuture[Any]):
@@ -98,6 +100,13 @@ class ExecutorFuture(LazyFuture[Any]):
 
     def _call_back(self) -> None:
         self._home._engine.callbacks.put(_call_back, self, _nothing)
+
+    def _resolve(self, ok: bool, value: Any, *, ran: bool = False) -> None:
+        if not ok and not ran and isinstance(value, AgentStartError | PoolTerminatedError):
+            # One error for all, which the engine keeps: where it is raised it would pick up the frames of each caller.
+            cause, value = value.__cause__, copy.copy(value)
+            value.__cause__ = cause
+        super()._resolve(ok, value, ran=ran)
 
     # -- for the engine ---------------------------------------------------------------------------------------------
 

@@ -8,12 +8,14 @@ The iterator keeps the executor alive only while it has more to submit; the stoc
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
@@ -60,17 +62,26 @@ def _results(
                 futures.extend(more())
             # The future is in no variable while its result is out: users may count on its end.
             yield _result_of(futures, None if until is None else until - time.monotonic())
-    finally:
-        _cancel(futures)
+    except GeneratorExit:  # perhaps by the garbage collector, in any thread: who waits there may wait for ever
+        _cancel(futures, wait=False)
+        raise
+    except BaseException:
+        _cancel(futures, wait=True)
+        raise
 
 
-def _cancel(futures: Iterable[Any]) -> None:
-    """Cancel those of one executor's futures that have not started, together and soon. Never waits: it may be the
-    garbage collector who ends an iterator, in any thread."""
+def _cancel(futures: Iterable[Any], *, wait: bool) -> None:
+    """Cancel those of one executor's futures that have not started, together."""
     wanted = {future for future in futures if not future.done()}
     home = next(filter(None, (future._home for future in wanted)), None)
-    if home is not None and home._engine.owner_pid == os.getpid():
-        home._engine.call_nowait(partial(home.cancel_queued, wanted))
+    if home is None or home._engine.owner_pid != os.getpid():
+        return
+    cancel = partial(home.cancel_queued, wanted)
+    if wait:
+        with contextlib.suppress(BrokenProcessPool):  # the engine has ended, and they with it
+            home._engine.call(cancel)
+    else:
+        home._engine.call_nowait(cancel)
 
 
 def _result_of(futures: deque[Future[Any]], left_s: float | None) -> Any:

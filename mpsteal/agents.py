@@ -1,4 +1,4 @@
-"""`Agent`, as the scheduler takes it: a worker process with capabilities, seen from the parent."""
+"""`Agent`, as a scheduler or an executor takes it: a worker process with capabilities, seen from the parent."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from .tasks import Task, skill_set
 
 if TYPE_CHECKING:
+    from .executor import Executor
     from .scheduler import WorkStealingScheduler
 
 
 class Agent:
-    """A worker process with capabilities, once it is registered with a scheduler.
+    """A worker process with capabilities, once it is registered with a scheduler, or given to an `Executor`.
 
     Args:
         agent_id: its name, unique in its scheduler.
@@ -24,7 +25,7 @@ class Agent:
             raise TypeError(f"agent_id must be a word, not {agent_id!r}")
         self.agent_id = agent_id
         self.capabilities = skill_set("capabilities", capabilities or ())
-        self._scheduler: WorkStealingScheduler | None = None
+        self._scheduler: WorkStealingScheduler | Executor | None = None
         self._slot = self._registration = -1
 
     def _claim(self) -> None:

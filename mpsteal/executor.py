@@ -35,12 +35,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor as StockExecutor
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._agent.launch import Balancing
 from ._engine.calls import PRIORITY, CallCollector, Calls
 from ._engine.classes import CLASSES
+from ._engine.counts import Counts
 from ._engine.cpus import usable_cpus
 from ._engine.dispatch import name_of
 from ._engine.future import PENDING
@@ -57,11 +59,14 @@ from ._policy.rules import BalancingRules, MatchingRules, Rules, StealingRules
 from .agents import Agent
 from .errors import AgentStartError, DeadlineWarning
 from .metrics import WorkStealingMetrics
+from .pool import AgentStats, PoolStats
 from .tasks import check_priority, skill_set
 
 if TYPE_CHECKING:
     import datetime
     from typing import ParamSpec
+
+    from ._engine.records import AgentLook
 
     P = ParamSpec("P")
 
@@ -115,8 +120,13 @@ def _finish_at_exit() -> None:
 
 
 def _stop_at_exit(engine: Engine) -> None:
-    """It was not to finish (Ctrl-C): end the agents."""
-    engine.stop_at_exit()
+    """`multiprocessing` finalizes: in its children before anybody has finished, else where that was cut off (by Ctrl-C,
+    say)."""
+    try:
+        if not _is_exiting and engine.owner_pid == os.getpid():
+            _finish_at_exit()
+    finally:
+        engine.stop_at_exit()
 
 
 os.register_at_fork(after_in_child=_disown)
@@ -147,6 +157,9 @@ class Executor(StockExecutor):
         TypeError: an argument is of the wrong kind.
     """
 
+    config = RULES
+    """The rules that it goes by, as a scheduler's."""
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -168,14 +181,14 @@ class Executor(StockExecutor):
         self._is_starting = False
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        if agents is not None and max_workers is not None:
+            raise TypeError("give max_workers or agents, not both: there is one process for each agent")
         self._agents = None if agents is None else _check_agents(agents)
         if self._agents is not None:
-            if max_workers is not None:
-                raise TypeError("give max_workers or agents, not both: there is one process for each agent")
             max_workers = len(self._agents)
         self._max_workers = usable_cpus() if max_workers is None else operator.index(max_workers)
         if self._max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0" if agents is None else "agents must not be empty")
+            raise ValueError("max_workers must be greater than 0")
         if mp_context is None and max_tasks_per_child is not None:
             mp_context = "spawn"
         self._mp_context: Any = (
@@ -270,18 +283,38 @@ class Executor(StockExecutor):
                     calls.recruits.extend((agent.agent_id, agent.capabilities) for agent in self._agents)
                 # A fork copies whatever other threads do meanwhile: rather now, as the stock executor does.
                 together = self._agents is not None or self._start_method() == "fork"
-                engine.call(partial(calls.hire, self._max_workers if together else 1))
+                hired = engine.call(partial(calls.hire, self._max_workers if together else 1))
                 engine.at_exit = multiprocessing.util.Finalize(None, _stop_at_exit, (engine,), exitpriority=15)
                 finalizer = weakref.finalize(self, _finish_collected, engine)
                 finalizer.atexit = False
                 _engines.add(engine)
                 self._engine = engine
+                self._initializer, self._initargs = None, ()  # the engine has them, until it ends
+                for agent, place in zip(self._agents or (), hired, strict=False):
+                    agent._slot, agent._registration = place
+                    agent._scheduler = self
         except BaseException:
             if engine is not None:
                 engine.terminate()
                 engine.join()
                 self._engine = None
             raise
+
+    def _look(self, agent: Agent) -> AgentLook | None:
+        """One look at one of `agents`; None when it is gone."""
+        engine = self._engine
+        if engine is None or engine.ended.is_set():
+            return None
+        assert isinstance(engine.dispatcher, Calls)
+        return engine.dispatcher.roster.look(agent._slot, agent._registration)
+
+    def stats(self) -> PoolStats:
+        """What each agent has done so far, and what has gone wrong, as `Pool.stats`."""
+        engine = self._engine
+        if engine is None:
+            return PoolStats(())
+        counts = {field.name: getattr(engine.dispatcher.counts, field.name) for field in fields(Counts)}
+        return PoolStats(tuple(AgentStats(**row) for row in engine.status()), **counts)
 
     # -- what users see of the stock executor's inside --------------------------------------------------------------
 
@@ -291,10 +324,10 @@ class Executor(StockExecutor):
         engine = self._engine
         if engine is None:
             return {} if not self._refusal else None
-        if engine.owner_pid == os.getpid():
+        if engine.owner_pid == os.getpid() and isinstance(engine.dispatcher, Calls):
             with contextlib.suppress(BrokenProcessPool):
-                for _ in range(2):  # what was submitted before is looked at after the first, at the latest
-                    engine.call(lambda: None)
+                engine.call(lambda: None)  # what was submitted before is looked at after it, at the latest
+                engine.call(engine.dispatcher.hire_wanted)
         return {process.pid: process for process in engine.crew.processes}
 
     @property
@@ -549,8 +582,12 @@ def _check_agents(agents: Iterable[Agent]) -> list[Agent]:
     for agent in found:
         if not isinstance(agent, Agent):
             raise TypeError(f"agents must be a collection of Agent, not {agent!r}")
+    if not found:
+        raise ValueError("agents must not be empty")
     if len({agent.agent_id for agent in found}) < len(found):
         raise ValueError("two agents have the same id")
+    for agent in found:
+        agent._claim()
     return found
 
 

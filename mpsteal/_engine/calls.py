@@ -65,11 +65,18 @@ class Calls(Scheduling):
 
     # -- agents ---------------------------------------------------------------------------------------------------
 
-    def hire(self, count: int) -> None:
-        """Start up to so many agents of `recruits`. Raises what starting a process raises."""
+    def hire(self, count: int) -> list[tuple[int, int]]:
+        """Start up to so many agents of `recruits`; returns what `Roster.add` does. Raises what starting raises."""
+        hired = []
         for _ in range(min(count, len(self.recruits))):
-            self.roster.add(*self.recruits[0])
+            hired.append(self.roster.add(*self.recruits[0]))
             self.recruits.popleft()
+        return hired
+
+    def hire_wanted(self) -> None:
+        """Start at once what `turn` would start one by one."""
+        if self.recruits:
+            self.hire(self.inflight - len(self.slots))
 
     def _wants_more(self) -> bool:
         return bool(self.recruits) and self.inflight > len(self.slots)

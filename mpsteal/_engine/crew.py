@@ -485,7 +485,10 @@ class Crew:
             for agent in self._lingering.values():
                 agent.terminate()
         for slot, agent in self.alive.items():
-            if not (only_busy and (slot in self._idle or self._words[self._layout.agent(slot) + L.PARKED])):
+            # One whose initializer has failed leaves by itself, and may have more to tell a log.
+            base = self._layout.agent(slot)
+            is_leaving = self._words[base + L.STATE] == L.INIT_FAILED
+            if not is_leaving and not (only_busy and (slot in self._idle or self._words[base + L.PARKED])):
                 agent.terminate()
         self._respawn_at.clear()
         self._kill_at = now + TERM_GRACE_S

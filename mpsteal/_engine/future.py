@@ -80,15 +80,13 @@ class LazyFuture(Future[_T]):
             CancelledError: it was cancelled before it started.
             RuntimeError: waiting would not help (it was not submitted, say).
         """
-        if self._state is FINISHED:  # the usual case, without a lock
-            if self._exception is None:
-                return self._result  # type: ignore[no-any-return]  # it is there
-            try:
-                raise self._exception
-            finally:
-                self = None  # type: ignore[assignment]  # as a `Future` does: no cycle through the traceback
+        if self._state is FINISHED and self._exception is None:  # the usual case, without a lock
+            return self._result  # type: ignore[no-any-return]  # it is there
         self._check_waitable()
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        finally:
+            self = None  # type: ignore[assignment]  # as a `Future` does: no cycle through the traceback
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the call raised; None if it succeeded. Waits, and raises, as `result` does."""

@@ -36,7 +36,7 @@ from .._queue.deque import Deques
 from .._queue.locks import Locks, lock_files
 from .._queue.manager import all_status
 from ..errors import PoolTerminatedError, SegmentFullError
-from .callbacks import CallbackThread, join
+from .callbacks import CallbackThread, EndedThread, join
 from .collect import Collector
 from .crew import Crew
 from .dispatch import Dispatcher
@@ -152,7 +152,7 @@ class Engine:
         """One for each thread that is about to write to the wake pipe, which is not closed under its hands."""
         self._fds: list[int] = []
         self._cleanup = contextlib.ExitStack()
-        self.thread = threading.Thread(target=self._run, name="mpsteal-engine", daemon=True)
+        self.thread: Any = threading.Thread(target=self._run, name="mpsteal-engine", daemon=True)
         self._fate: dict[str, str] = {}
         """Who comes first decides: the thread that it runs, or a start that failed that it never will."""
         self._gate = threading.Lock()
@@ -452,6 +452,7 @@ class Engine:
         if threading.current_thread() is self.thread:
             return
         join(self.thread, lambda: self._is_over)
+        self.thread = EndedThread()
         self.callbacks.join()
         if self.logs is not None:
             self.logs.join()
@@ -712,6 +713,7 @@ class Engine:
                     logger.exception("mpsteal: the end of the engine failed", extra=facts("engine_failed"))
         if self.at_exit is not None:
             self.at_exit.cancel()
+        self._initializer, self._initargs = None, ()  # a user's objects, and we are in cycles
 
     def _release(self) -> None:
         self._cleanup.close()

@@ -43,6 +43,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -212,12 +213,14 @@ class ReportingResult(unittest.TestResult):
         super().startTest(test)
         self._arm()
         self._outcome = {"outcome": "passed", "detail": ""}
+        self._began = time.monotonic()
         self._write(event="started", test=short_id(test))
 
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
         self._arm()
-        self._write(event="ended", test=short_id(test), **self._outcome)
+        took_s = round(time.monotonic() - self._began, 2)
+        self._write(event="ended", test=short_id(test), took_s=took_s, **self._outcome)
 
     def _settle(self, test: Any, outcome: str, detail: str) -> None:
         if isinstance(test, unittest.TestCase):
@@ -320,12 +323,14 @@ class Batch:
         verdicts: Test id to `(outcome, detail)`; outcome is passed, failed or skipped.
         altered: Messages of the suite's own check for dangling processes and threads.
         left_behind: Processes still alive after the program had ended, as text.
+        took_s: Test id to seconds, for whoever looks for slow ones.
     """
 
     def __init__(self) -> None:
         self.verdicts: dict[str, tuple[str, str]] = {}
         self.altered: list[str] = []
         self.left_behind: list[str] = []
+        self.took_s: dict[str, float] = {}
 
 
 def _environment() -> dict[str, str]:
@@ -398,6 +403,7 @@ def _enter_events(events: list[dict[str, Any]], tests: list[str], output: str, c
         elif event["event"] == "ended":
             running = None
             batch.verdicts[event["test"]] = (event["outcome"], event["detail"])
+            batch.took_s[event["test"]] = event["took_s"]
         elif event["event"] == "fixture":
             _enter_fixture(event, tests, batch)
         elif event["event"] == "done" and event["altered"]:

@@ -1,14 +1,13 @@
 """The interpreter's own Pool tests, run against `mpsteal.Pool`, for every start method.
 
-One item here is one test of the running interpreter and one start method. How they are found and
-run, and what the control run is, stands in `cpython_pool.py`.
+One test here is the batch of one start method, so that each is run once, whoever of xdist's workers gets it. How its
+tests are found and run, and what the control run is, stands in `cpython_pool.py`.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import re
-from typing import Any
 
 import cpython_pool
 import pytest
@@ -41,70 +40,26 @@ NOT_SELECTED = {
 }
 
 
-# The first item of a start method waits for its whole batch. The alarm that matters is armed for
-# each test inside the batch; this one is for the adapter itself.
+# The alarm that matters is armed for each test inside the batch; this one is for the adapter itself.
 pytestmark = pytest.mark.timeout(10 * cpython_pool.ALARM_S)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "cpython_test" not in metafunc.fixturenames:
-        return
-    known = cpython_pool.list_tests()
-    rows = [
-        pytest.param(method, test, id=f"{method}-{test}")
-        for method, tests in known.get("tests", {}).items()
-        for test in tests
-    ]
-    if "missing" in known:
-        why = f"the interpreter's own tests cannot be used here: {known['missing']}"
-        rows = [pytest.param("fork", "", marks=pytest.mark.skip(reason=why), id="not-installed")]
-    elif "broken" in known:
-        rows = [pytest.param("fork", "", id="broken")]
-    metafunc.parametrize(("method", "cpython_test"), rows)
-
-
-class Batches:
-    """The batches run so far: one for each start method, over all its collected tests."""
-
-    def __init__(self, items: list[pytest.Item]) -> None:
-        self._wanted: dict[str, list[str]] = {method: [] for method in cpython_pool.START_METHODS}
-        self._done: dict[str, cpython_pool.Batch] = {}
-        for item in items:
-            params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-            if params.get("cpython_test") and params["cpython_test"] not in EXEMPT:
-                self._wanted[params["method"]].append(params["cpython_test"])
-
-    def run(self, method: str) -> cpython_pool.Batch:
-        """Run the batch, or return what it gave."""
-        if method not in multiprocessing.get_all_start_methods():
-            pytest.skip(f"this system has no start method {method}")
-        known = cpython_pool.list_tests()
-        assert "broken" not in known, known["broken"]
-        if method not in self._done:
-            self._done[method] = cpython_pool.run_batch(method, self._wanted[method])
-        return self._done[method]
-
-
-@pytest.fixture(scope="module")
-def batches(request: pytest.FixtureRequest) -> Batches:
-    return Batches(request.session.items)
-
-
-def test_cpython_pool(batches: Batches, method: str, cpython_test: str) -> None:
-    if cpython_test in EXEMPT:
-        pytest.skip(EXEMPT[cpython_test])
-    outcome, detail = batches.run(method).verdicts[cpython_test]
-    if outcome == "skipped":
-        pytest.skip(f"skipped by the interpreter's own suite: {detail}")
-    assert outcome == "passed", detail
-
-
 @pytest.mark.parametrize("method", cpython_pool.START_METHODS)
-def test_suite_finds_nothing_dangling(batches: Batches, method: str) -> None:
-    """The suite compares processes and threads around each class; after it, nobody is left."""
-    results = batches.run(method)
-    assert results.left_behind == []
-    assert results.altered == []
+def test_cpython_pool(method: str) -> None:
+    known = cpython_pool.list_tests()
+    assert "broken" not in known, known["broken"]
+    if "missing" in known:
+        pytest.skip(f"the interpreter's own tests cannot be used here: {known['missing']}")
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no start method {method}")
+    wanted = [test for test in known["tests"][method] if test not in EXEMPT]
+    batch = cpython_pool.run_batch(method, wanted)
+    failed = [f"{test}\n{detail}" for test, (outcome, detail) in batch.verdicts.items() if outcome == "failed"]
+    assert not failed, f"{len(failed)} of {len(wanted)} failed:\n\n" + "\n".join(failed)
+    assert set(batch.verdicts) == set(wanted)
+    # The suite compares processes and threads around each class; after it, nobody is left.
+    assert batch.left_behind == []
+    assert batch.altered == []
 
 
 def test_table_of_private_users_is_complete() -> None:
