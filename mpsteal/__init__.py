@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from .executor import Executor, ExecutorView
     from .inside import CurrentAgent, agent_state, current_agent
+    from .joblib import register_joblib, shutdown_joblib
     from .metrics import WorkStealingMetrics
     from .outcomes import Failure
     from .pool import AgentStats, Pool, PoolStats
@@ -84,6 +85,8 @@ __all__ = [
     "agent_state",
     "current_agent",
     "get_context",
+    "register_joblib",
+    "shutdown_joblib",
 ]
 
 _HOMES = {
@@ -111,6 +114,7 @@ _HOMES = {
     "executor": ("Executor", "ExecutorView"),
     "_executor_future": ("ExecutorFuture",),
     "inside": ("CurrentAgent", "agent_state", "current_agent"),
+    "joblib": ("register_joblib", "shutdown_joblib"),
     "metrics": ("WorkStealingMetrics",),
     "outcomes": ("Failure",),
     "pool": ("AgentStats", "Pool", "PoolStats"),

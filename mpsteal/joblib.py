@@ -1,0 +1,124 @@
+"""mpsteal as a backend of joblib, and so of scikit-learn: `mpsteal.register_joblib()`.
+
+    joblib.Parallel --batches--> Backend (_joblib_backend.py) --pickled--> Pool --> run_batch, in an agent
+
+This module is what agents import, before they know how many threads numpy may have; so it does not import joblib.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ._agent.serialize import PROTOCOL, encode_error
+
+IN_BAND_BYTES = 1 << 16
+"""Buffers below this are pickled with the rest. Smaller: more small parts for each batch; larger: more copies."""
+
+
+def register_joblib(*, make_default: bool = False) -> None:
+    """Make the backend "mpsteal" known to joblib: `with joblib.parallel_config(backend="mpsteal")`.
+
+    Args:
+        make_default: use it wherever no backend is named, too.
+
+    Raises:
+        ImportError: joblib is not installed.
+    """
+    try:
+        import joblib  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError('mpsteal.register_joblib needs joblib: pip install "mpsteal[joblib]"') from error
+    from ._joblib_backend import Backend
+
+    joblib.register_parallel_backend("mpsteal", Backend, make_default=make_default)
+
+
+def shutdown_joblib() -> None:
+    """End the agents that are kept for the next `Parallel` call; those of a call that runs raise `PoolTerminatedError`.
+
+    They end by themselves after a while, and with the program.
+    """
+    backend = sys.modules.get("mpsteal._joblib_backend")
+    if backend is not None:
+        backend.shutdown()
+
+
+def dumps(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Pickle by name what has one, and by value what has none or is of `__main__`, which agents do not have.
+
+    Large buffers are left apart, for the pool to move.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        if buffer.raw().nbytes < IN_BAND_BYTES:
+            return True
+        buffers.append(buffer)
+        return False
+
+    try:
+        data = pickle.dumps(value, PROTOCOL, buffer_callback=keep)
+        if b"__main__" not in data:
+            return data, buffers
+    except Exception:  # a lambda, a closure; or no pickle at all, and then the second try says so
+        pass
+    buffers.clear()
+    return _cloudpickle().dumps(value, PROTOCOL, buffer_callback=keep), buffers
+
+
+def _cloudpickle() -> Any:
+    try:
+        import cloudpickle  # type: ignore[import-untyped]
+    except ImportError:  # joblib needs it from 1.6 on, and brings its own before
+        from joblib.externals import cloudpickle  # type: ignore[import-untyped]
+    return cloudpickle
+
+
+# -- in the agent ---------------------------------------------------------------------------------------------------
+
+
+class _ByValue:
+    """What `encode_error` wants of an encoder."""
+
+    @staticmethod
+    def dumps(value: Any) -> bytes:
+        data: bytes = _cloudpickle().dumps(value, PROTOCOL)
+        return data
+
+
+_limits: Any = None
+"""Of threads, where libraries had been loaded before the agent was forked; they hold as long as this lives."""
+
+
+def prepare_agent(environment: dict[str, str], threads: int, starter: bytes | None) -> None:
+    """The initializer: limit inner threads while no library has read how many it may have, then the user's own."""
+    global _limits
+    os.environ.update(environment)
+    if "numpy" in sys.modules:  # forked
+        try:
+            from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+            _limits = threadpool_limits(threads)
+        except ImportError:
+            pass
+    register_joblib()
+    if starter is not None:
+        initializer, initargs = pickle.loads(starter)
+        initializer(*initargs)
+
+
+def run_batch(data: bytes, buffers: list[Any]) -> tuple[bool, Any, list[Any], int]:
+    """Run one batch: whether it went well, its pickled results or error, buffers, and how long it took (ns)."""
+    begun_ns = time.monotonic_ns()
+    batch: Callable[[], Any] = pickle.loads(data, buffers=buffers)
+    try:
+        results = batch()
+        elapsed_ns = time.monotonic_ns() - begun_ns
+        return (True, *dumps(results), elapsed_ns)
+    except BaseException as error:
+        return (False, encode_error(error, _ByValue()), [], 0)  # type: ignore[arg-type]  # it only dumps
