@@ -26,7 +26,7 @@ from joblib.parallel import ParallelBackendBase  # type: ignore[import-untyped]
 from ._agent.apart import ApartContext
 from ._agent.serialize import decode_error
 from .joblib import dumps, prepare_agent, run_batch
-from .pool import RUN, Pool
+from .pool import RUN, TERMINATE, Pool
 
 BATCH_NS = 5_000_000
 """What a batch should take (ns). Shorter: its own cost of some 0.1 ms shows; longer: a batch whose calls turn out heavy
@@ -44,7 +44,7 @@ _JOBLIBS_OWN = ("context", "max_nbytes", "mmap_mode", "prefer", "require", "temp
 """What joblib hands to every backend: for memory maps, which we do without, and for its own choice."""
 
 
-class Backend(ParallelBackendBase):  # type: ignore[misc]  # untyped
+class MpstealBackend(ParallelBackendBase):  # type: ignore[misc]  # untyped
     """Runs the batches of `joblib.Parallel` in a `Pool`.
 
     Args:
@@ -245,10 +245,12 @@ class _Kept:
                 self.end()
 
     def end(self) -> None:
+        """Have its agents end. Does not wait: a callback of the pool's may need `_lock`."""
         self.work()
         if self in _all:
             _all.remove(self)
-        self.pool.terminate()
+        self.pool._state = TERMINATE
+        self.pool._engine.terminate()
 
 
 _lock = threading.RLock()
@@ -272,8 +274,11 @@ def _keep(wanted: Any) -> _Kept:
 def shutdown() -> None:
     """See `shutdown_joblib`."""
     with _lock:
-        for kept in _all[:]:
+        ending = _all[:]
+        for kept in ending:
             kept.end()
+    for kept in ending:
+        kept.pool.join()
 
 
 def _forget() -> None:

@@ -1,6 +1,6 @@
 """mpsteal as a backend of joblib, and so of scikit-learn: `mpsteal.register_joblib()`.
 
-    joblib.Parallel --batches--> Backend (_joblib_backend.py) --pickled--> Pool --> run_batch, in an agent
+    joblib.Parallel --batches--> MpstealBackend (_joblib_backend.py) --pickled--> Pool --> run_batch, in an agent
 
 This module is what agents import, before they know how many threads numpy may have; so it does not import joblib.
 """
@@ -33,9 +33,9 @@ def register_joblib(*, make_default: bool = False) -> None:
         import joblib  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError('mpsteal.register_joblib needs joblib: pip install "mpsteal[joblib]"') from error
-    from ._joblib_backend import Backend
+    from ._joblib_backend import MpstealBackend
 
-    joblib.register_parallel_backend("mpsteal", Backend, make_default=make_default)
+    joblib.register_parallel_backend("mpsteal", MpstealBackend, make_default=make_default)
 
 
 def shutdown_joblib() -> None:
