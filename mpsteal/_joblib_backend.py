@@ -157,7 +157,10 @@ class MpstealBackend(ParallelBackendBase):  # type: ignore[misc]  # untyped
         """A `Parallel` has failed or is given up: take its batches out of the queue, and end those that run."""
         with _lock:
             given_up = [call for call in self._calls if call.is_given_up()]
-        for call in given_up:
+        running = [
+            call for call in given_up if not call.handle.cancel()
+        ]  # first: else agents that are replaced run these
+        for call in running:
             call.handle.cancel(end_running=True)
 
     def terminate(self) -> None:

@@ -70,7 +70,7 @@ def unexplained(failed: list[str]) -> list[str]:
 def test_joblibs_rules_hold(tmp_path: Path) -> None:
     text, failed, passed = run_joblibs(tmp_path, "-k", QUICK)
     assert not unexplained(failed), text
-    assert passed > 40, text
+    assert passed > 25, text
 
 
 @pytest.mark.stress
@@ -78,5 +78,5 @@ def test_joblibs_rules_hold(tmp_path: Path) -> None:
 def test_all_of_joblibs_tests_that_take_a_backend_pass(tmp_path: Path) -> None:
     text, failed, passed = run_joblibs(tmp_path)
     assert not unexplained(failed), text
-    assert passed > 150, text
+    assert passed > 120, text
     assert {test.split("[")[0] for test in failed} == {test.split("[")[0] for test in EXEMPT}, "a reason is outdated"
