@@ -1,6 +1,6 @@
 """``python -m bench pool``: the table of mpsteal.Pool beside multiprocessing.Pool, measured in one
-run; ``executor``: that of mpsteal.Executor beside ProcessPoolExecutor. ``scheduler``, ``simulate``
-and ``faults`` are commands of their own, in the files of those names."""
+run; ``executor``: that of mpsteal.Executor beside ProcessPoolExecutor; ``large``: large arrays. ``scheduler``,
+``simulate`` and ``faults`` are commands of their own, in the files of those names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import _machine, _pools, _report, _rows, _run, faults, scheduler, simulate
 
-BASELINES = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -19,6 +19,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, words in (
         ("pool", "mpsteal.Pool beside multiprocessing.Pool"),
+        ("large", "the same with large arrays"),
         ("executor", "mpsteal.Executor beside ProcessPoolExecutor"),
     ):
         pool = commands.add_parser(name, help=words)
@@ -63,7 +64,7 @@ def tell(run: _run.Run) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 if every run gave an answer, whatever the figures, else 1; usage errors exit 2."""
     args = parse(arguments)
-    if args.command not in ("pool", "executor"):
+    if args.command not in ("pool", "large", "executor"):
         return {"scheduler": scheduler.run, "simulate": simulate.run, "faults": faults.run}[args.command](args)
     if args.list:
         list_rows(args.command)
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(_report.summary(found, runs, control=control))
     path = args.json
     if path is None and not (args.only or args.quick or control):
-        path = BASELINES / f"{args.command}.json"
+        path = RESULTS / f"{args.command}.json"
     if path is not None:
         _report.write(path, _report.document(found, runs, machine=machine, settings=settings))
         print(f"written: {path}")

@@ -8,6 +8,7 @@ from bench import (
     busy_parent,
     executor,
     imap,
+    large,
     latency,
     lifecycle,
     map_large,
@@ -38,6 +39,7 @@ SCHEDULER_FAMILIES = (
 )
 _TABLES = {
     "pool": ROWS,
+    "large": large.ROWS,
     "executor": executor.ROWS,
     "scheduler": tuple(row for family in SCHEDULER_FAMILIES for row in family.ROWS),
 }
