@@ -32,6 +32,13 @@ HEADER = (
     Field("MAGIC", 'marks a segment, "mpsteal1"', "parent, once", "people with a debugger", "none"),
     Field("STOP", "0: go on, 1: leave when idle, 2: leave now", "parent", "agents", "none, then a ring"),
     Field("SLOTS_USED", "1 + the highest slot that ever had an agent", "parent", "agents", "none"),
+    Field(
+        "NESTED",
+        "0; where tasks have submitted tasks 1, and as much more as there are of those with no agent",
+        "parent",
+        "agents",
+        "none, fence",
+    ),
     Field("RING_AFTER_NS", "how long busy agents let results lie before they ring (ns)", "parent", "agents", "none"),
     Field("LOOKED_NS", "when the parent last looked at all rings (monotonic clock, ns)", "parent", "agents", "none"),
     Field(
@@ -82,6 +89,7 @@ AGENT = (
         "none",
     ),
     Field("BUSY_NS", "time spent in tasks (ns)", "agent, before it rings", "parent, Manager", "none"),
+    Field("REPLY_HEAD", "bytes read from the reply ring, ever", "agent; parent, after a death", "parent", "none"),
     Field("RESULT_HEAD", "bytes read from the result ring, ever", "parent", "agent", "none"),
     Field("BLOCKS_FREED", "blocks of results given back, ever", "parent", "agent", "none"),
     Field(
@@ -99,6 +107,7 @@ AGENT = (
         "none, fence",
     ),
     Field("NEWS", "grows with every push to this agent and every change of HELD", "parent", "agent", "none"),
+    Field("REPLY_TAIL", "bytes committed to the reply ring, ever", "parent", "agent", "none"),
     Field(
         "PARKED",
         "1 while it waits at its doorbell",
@@ -129,6 +138,13 @@ AGENT = (
         "none",
     ),
     Field("SPARE_UP", "1: its initializer has run", "spare; parent resets it", "parent", "none, then a ring"),
+    Field(
+        "WAITS",
+        "1 + depth of the task in which it waits for a child; 1 also while it is parked; 0: it waits for nothing",
+        "agent; parent between two processes of a slot",
+        "parent, agents",
+        "none, fence; the parent hands out under own",
+    ),
     Field(
         "MARK",
         "1 + slot of the thief inside a section, 1 + all slots: the parent, in a cancel; 0: clean",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         UnmatchedTaskError,
     )
     from .executor import Executor, ExecutorView
-    from .inside import CurrentAgent, agent_state, current_agent
+    from .inside import CurrentAgent, agent_state, current_agent, current_pool
     from .joblib import register_joblib, shutdown_joblib
     from .metrics import WorkStealingMetrics
     from .outcomes import Failure
@@ -84,6 +84,7 @@ __all__ = [
     "WorkStealingScheduler",
     "agent_state",
     "current_agent",
+    "current_pool",
     "get_context",
     "register_joblib",
     "shutdown_joblib",
@@ -113,7 +114,7 @@ _HOMES = {
     ),
     "executor": ("Executor", "ExecutorView"),
     "_executor_future": ("ExecutorFuture",),
-    "inside": ("CurrentAgent", "agent_state", "current_agent"),
+    "inside": ("CurrentAgent", "agent_state", "current_agent", "current_pool"),
     "joblib": ("register_joblib", "shutdown_joblib"),
     "metrics": ("WorkStealingMetrics",),
     "outcomes": ("Failure",),

@@ -12,9 +12,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from ._agent import here
 from ._queue import layout as L
+
+if TYPE_CHECKING:
+    from ._agent.nested import TaskPool
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,18 @@ def agent_state() -> SimpleNamespace:
     process it is a namespace of that process: code that uses it can be run and tested without agents.
     """
     return here.state
+
+
+def current_pool() -> TaskPool:
+    """The pool that runs this task, to submit further tasks to it and to wait for them.
+
+    Raises RuntimeError outside of a task: in the process that made the pool, in a fork that a task has made, and in an
+    initializer.
+    """
+    agent = here.running
+    if agent is None:
+        raise RuntimeError("current_pool() is for tasks, and no agent runs this code: use the pool itself here")
+    if agent.words[agent.base + L.STATE] != L.READY:
+        raise RuntimeError("current_pool() is for tasks: while an agent starts or ends it cannot submit any")
+    agent.nest.check_here()
+    return agent.nest.pool

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
+from ._agent import here
 from ._agent.shared import Shared
 from ._engine.cpus import usable_cpus
 from ._engine.health import interrupts_deferred
@@ -293,7 +294,10 @@ class Pool(MapCalls):
 
     def _check_owner(self) -> None:
         if not self._is_ours():
-            raise ValueError("Pool not running: it belongs to the process that made it, a forked child makes its own")
+            raise ValueError(
+                "Pool not running: it belongs to the process that made it, a forked child makes its own"
+                + ("; a task submits to its own pool by mpsteal.current_pool()" if here.running is not None else "")
+            )
 
     def _check_running(self) -> None:
         self._check_owner()

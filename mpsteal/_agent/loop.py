@@ -17,9 +17,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import starmap
 from struct import Struct
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .._policy.stealing import steal_point, steal_point_of, victims
 from .._queue import layout as L
@@ -38,6 +39,9 @@ from .launch import AgentSpec
 from .serialize import PLAIN, Encoder, describe, encode_error, explain_coroutine
 from .shared import forget_freed
 from .shared import kept as shared_kept
+
+if TYPE_CHECKING:
+    from .nested import Nest
 
 JOB_FUNCTIONS_KEPT = 4
 """Functions of single jobs (partials, bound methods) that an agent keeps unpickled. Fewer: jobs that run side by side
@@ -99,6 +103,9 @@ class Agent:
         self.results = R.ResultWriter(self.segment, self.slot, self.locks, self._wait_for_room)
         self.leases = Leases(self.segment, self.slot, self.locks, self.ring_parent)
         self.encoder = Encoder()
+        self.unusual: list[str] = []
+        """What the task at hand has done beside its call, for `serve` to see to: "copied" in a fork of the agent that
+        it has made, "nested" where it has submitted tasks."""
         self.functions: dict[int, Any] = {}
         self.job_functions: deque[int] = deque()
         self.poll = select.poll()
@@ -149,17 +156,25 @@ class Agent:
         except ParentGone:
             os._exit(0)
         except BaseException:
-            # The words may be half-written: no clean-up code may run, the parent repairs what we held.
-            with contextlib.suppress(BaseException):
-                sys.excepthook(*sys.exc_info())
-                sys.stderr.flush()
-            os._exit(EXIT_BROKEN)
+            self.give_up()
         self.leases.stop()
         self.has_left = True
         words[base + L.STATE] = L.LEAVING
         self.ring_parent()  # its slot is free, whatever Python's exit, or the finalizer, may wait for
         if spec.finalizer is not None:
             finalize(spec)
+
+    def give_up(self) -> NoReturn:
+        """Our own code has raised, and the words may be half-written: no clean-up code may run, the parent repairs what
+        we held."""
+        if isinstance(sys.exc_info()[1], ParentGone):
+            os._exit(0)
+        with contextlib.suppress(BaseException):
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+        os._exit(EXIT_BROKEN)
+
+    gone = ParentGone
 
     def serve(self) -> None:
         """Take and run chunks until the pool stops or `max_tasks` is reached."""
@@ -181,8 +196,8 @@ class Agent:
         noted = self.rules is not None and not for_executor
         logged = logs.note_chunks() if noted else logs.logged
         args: Any = None
-        copied: list[bool] = []
-        os.register_at_fork(after_in_child=lambda: copied.append(True))
+        unusual = self.unusual
+        os.register_at_fork(after_in_child=lambda: unusual.append("copied"))
         while True:
             chunk = take()
             if chunk < 0:
@@ -195,6 +210,14 @@ class Agent:
                 if chunk != ASK:
                     if not self.find_work():
                         return
+                    if unusual:
+                        count, ns = self.count_nested()
+                        done, busy = words[done_at], words[busy_at] = done + count, busy + ns
+                        if left > 0:
+                            left = max(0, left - count)
+                            if not left:
+                                ring()
+                                return
                 elif words[L.STOP] or words[leave] == L.LEAVE_NOW:
                     return  # what is held will not come any more, or not to this one
                 elif not self.ask():
@@ -220,8 +243,8 @@ class Agent:
                     value = self.run_other(chunk, offset, size, number, flags)
             except BaseException as error:
                 finished = _now()
-                if copied:
-                    end_copy(error)
+                if unusual:
+                    self.look_back(error)
                 if noted:
                     if logged:
                         self.note_logged()
@@ -232,8 +255,8 @@ class Agent:
                 del error
             else:
                 finished = _now()
-                if copied:
-                    end_copy(None)
+                if unusual:
+                    self.look_back(None)
                 if noted:
                     if logged:
                         self.note_logged()
@@ -250,6 +273,11 @@ class Agent:
             done += 1
             busy += finished - began
             unreported = True
+            if unusual:
+                count, ns = self.count_nested()
+                done, busy = done + count, busy + ns
+                if left > 0:
+                    left = max(1, left - count)
             if finished - rung > words[ring_after]:
                 looked = words[L.LOOKED_NS]
                 if looked > rung:
@@ -296,6 +324,10 @@ class Agent:
             function, payload = payload
         else:
             function = self.function(number)
+        return self.call(function, payload, flags)
+
+    def call(self, function: Any, payload: Any, flags: int) -> Any:
+        """Run what a chunk holds. Chunks of items give `(values, elapsed ns)`."""
         kind = flags & L.KIND_MASK
         if kind == L.KIND_CALL:
             return function(*payload)
@@ -391,6 +423,26 @@ class Agent:
             self.results.write(chunk, R.LOGGED)
         logs.logged.clear()
 
+    # -- what tasks submit ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def nest(self) -> Nest:
+        """What this agent's tasks have submitted, and what it was handed of that."""
+        from .nested import Nest  # here: most agents never need it
+
+        return Nest(self)
+
+    def look_back(self, error: BaseException | None) -> None:
+        """A call is over, with that error, and its outcome not committed: see to what else it has done."""
+        if "copied" in self.unusual:
+            end_copy(error)
+        self.nest.task_ends(0)
+
+    def count_nested(self) -> tuple[int, int]:
+        """Children run since the last count, and what they add to the time that tasks took (ns)."""
+        self.unusual.clear()
+        return self.nest.take_counts()
+
     # -- finding work ---------------------------------------------------------------------------------------------
 
     def find_work(self) -> bool:
@@ -404,8 +456,9 @@ class Agent:
         """
         if lines.unfinished:
             lines.finish()
-        words, parked = self.words, self.base + L.PARKED
+        words, parked, waits = self.words, self.base + L.PARKED, self.base + L.WAITS
         leave, held = self.base + L.LEAVE, self.base + L.HELD
+        told, read = self.base + L.REPLY_TAIL, self.base + L.REPLY_HEAD
         pause = 0.0
         while True:
             if words[L.STOP]:
@@ -413,6 +466,9 @@ class Agent:
             if words[leave]:
                 # What nobody else could take is finished first, unless there is a successor.
                 return words[leave] != L.LEAVE_NOW and self.deques.has_work(self.slot)
+            if words[told] != words[read]:
+                self.nest.run_idle()
+                return True
             if words[held]:
                 self.ask()
             found = self.steal_round()
@@ -424,16 +480,16 @@ class Agent:
                 time.sleep(pause)
                 pause = min(0.002, pause + RETRY_PAUSE_S)
                 continue
-            words[parked] = 1
+            words[parked] = words[waits] = 1
             self.locks.fence()
             if words[L.STOP] or words[leave] or self._is_work_anywhere():
                 self._unpark()
                 continue
-            if words[held]:
+            if words[held] or words[L.NESTED] > L.CHILDREN_USED:
                 self.ring_parent()  # it may have looked before we were parked
             self.sleep()
             self._unpark()
-            if self.deques.has_work(self.slot):
+            if words[told] == words[read] and self.deques.has_work(self.slot):
                 self.ring_next()
                 return True
 
@@ -489,8 +545,13 @@ class Agent:
         Without the fence a submitter may still see the flag, ring us, who have looked already, and leave the next
         agent asleep: its chunk then waits behind the task we start.
         """
-        self.words[self.base + L.PARKED] = 0
+        words = self.words
+        words[self.base + L.PARKED] = words[self.base + L.WAITS] = 0
         self.locks.fence()
+        if words[L.NESTED]:
+            # The parent hands a child out under our lock: from here on it does not, or we see it.
+            self.locks.lock(self.slot)
+            self.locks.unlock(self.slot)
 
     def steal_round(self) -> int:
         """Try every victim once, the longest queue first."""

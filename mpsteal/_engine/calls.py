@@ -158,6 +158,8 @@ class Calls(Scheduling):
                 # Loaded: from the claim to there it could still be withdrawn.
                 if chunk >= 0 and words[base + L.LOADED] == chunk and self.pages.sink_of(chunk) is sink:
                     return True
+                if any(self.pages.sink_of(chunk) is sink for chunk in self.children.suspended(slot)):
+                    return True
         except (ValueError, IndexError):  # the segment is gone
             pass
         return False
@@ -247,8 +249,7 @@ class Calls(Scheduling):
         for slot in self.slots:
             self.collector.collect(slot)
             base = self.segment.layout.agent(slot)
-            chunk = self.words[base + L.CLAIM]
-            if chunk >= 0 and self.collector.is_pending(chunk):
+            for chunk in self.children.begun(slot, self.words[base + L.CLAIM]):
                 pid = self.words[base + L.PID]
                 died = AgentDiedError(self.roster.records[slot].name, pid, exitcode, self.describe(chunk))
                 died.why = f"{how}() was called"
@@ -297,6 +298,9 @@ class CallCollector(Collector):
                     value = payload
                 elif kind == R.VOID:
                     value = None
+                elif kind >= R.CHILD:
+                    found -= not dispatcher.children.receive(slot, self.readers[slot], chunk, kind, payload)
+                    continue
                 else:
                     if over and (kind != R.VALUE or len(payload) > SETTLE_BYTES):
                         _settle(over)

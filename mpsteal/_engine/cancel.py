@@ -98,7 +98,9 @@ class Cancels:
     def _claims(self) -> list[tuple[int, int]]:
         words, layout = self._dispatcher.words, self._dispatcher.segment.layout
         claims = [(slot, words[layout.agent(slot) + L.CLAIM]) for slot in self._dispatcher.slots]
-        return [(slot, chunk) for slot, chunk in claims if chunk >= 0]
+        suspended = self._dispatcher.children.suspended
+        below = [(slot, chunk) for slot in self._dispatcher.slots for chunk in suspended(slot)]
+        return [(slot, chunk) for slot, chunk in claims if chunk >= 0] + below
 
     # -- jobs -------------------------------------------------------------------------------------------------------
 

@@ -78,6 +78,9 @@ class Collector:
                     value = loads(payload)
                 except BaseException as error:  # user code: __setstate__, __reduce__, missing modules
                     ok, value = False, error
+            elif kind >= R.CHILD:
+                found -= not dispatcher.children.receive(slot, reader, chunk, kind, payload)
+                continue
             else:
                 ok, value = self._decode(reader, kind, payload)
                 if chunk == R.INIT_ERROR:

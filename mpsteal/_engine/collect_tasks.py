@@ -58,6 +58,9 @@ class TaskCollector(Collector):
                     value = payload
                 elif kind == R.VOID:
                     value = None
+                elif kind >= R.CHILD:
+                    found -= not dispatcher.children.receive(slot, self.readers[slot], chunk, kind, payload)
+                    continue
                 else:
                     if over and (kind != R.VALUE or len(payload) > SETTLE_BYTES):
                         dispatcher.succeeded(slot, over)

@@ -365,15 +365,17 @@ class Crew:
         self._dispatcher.blocks.settle(slot, agent.process.pid if agent.process.pid in self._lingering else None)
         self._segment.punch_blocks(1 + slot)  # what it had begun to write and not committed; the rest has been read
         words[base + L.DONE] = self._collector.collected[slot]  # its own count may lag behind what it committed
-        if claim != L.NONE and self._collector.is_pending(claim):
-            agent.lost_task = self._dispatcher.id_of(claim)
-            self._dispatcher.note_logged(claim)
-            task = self._dispatcher.describe(claim)
+        begun = self._dispatcher.children.begun(slot, claim)
+        for chunk in begun:
+            agent.lost_task = self._dispatcher.id_of(chunk)
+            self._dispatcher.note_logged(chunk)
+            task = self._dispatcher.describe(chunk)
             died = AgentDiedError(slot, agent.process.pid, agent.exitcode, task)
             died.why = self._dispatcher.why_ended.get(slot)
-            error = self._dispatcher.lost(slot, claim, died)
+            error = self._dispatcher.lost(slot, chunk, died)
             if error is not None:
-                self._collector.finish(claim, False, error)
+                self._collector.finish(chunk, False, error)
+        self._dispatcher.children.agent_gone(slot, begun)
         words[base + L.LOADED] = L.NONE  # what it had read is read anew if it runs again, here or elsewhere
         has_left = state == L.LEAVING
         self._dispatcher.gone(slot, agent, for_good=slot in self.leaving, is_end=not replacing, has_left=has_left)

@@ -26,6 +26,7 @@ from .._queue.leases import LentBlocks
 from .._queue.locks import Locks
 from .._queue.quick import make_ring
 from .cancel import Cancels
+from .children import Children
 from .jobs import END, WAIT, Job
 from .limits import Limits
 from .losses import Losses
@@ -114,6 +115,7 @@ class Dispatcher(Losses):
         self.limits = Limits(self)
         self.cancels = Cancels(self)
         self.pages.must_stay = may_run_again
+        self.children = Children(self)
         self._known: dict[int, tuple[Any, int]] = {}
         self._carry: tuple[bytes, int, int, Any, Luggage | None] | None = None
         self._batch = self._affordable = FIRST_BATCH
@@ -624,6 +626,8 @@ class Dispatcher(Losses):
     def kept(self) -> Iterator[tuple[int, int]]:
         """Ranges of chunks that have their numbers and are not handed out; some may be empty."""
         yield from self.backlog
+        for number in self.children.held():
+            yield number, number + 1
 
     def attach(self, engine: Any) -> None:
         """The engine is built; called once, before its thread starts."""
@@ -640,6 +644,7 @@ class Dispatcher(Losses):
         self.blocks.turn(now, is_idle=not self.inflight)
         if self.shares.dropped:
             self.shares.free()
+        self.children.turn()
 
     def due(self, now: float) -> list[float]:
         """Points in time (monotonic clock, s) at which `turn` has something to do."""
@@ -647,6 +652,7 @@ class Dispatcher(Losses):
             self.limits.due()
             + self.cancels.due()
             + self.blocks.due()
+            + self.children.due(now)
             + ([now + MOVE_RETRY_S] if self.resizer.moving else [])
         )
 
@@ -658,7 +664,10 @@ class Dispatcher(Losses):
 
     def queue_again(self, chunk: int) -> None:
         """See `Losses.queue_again`."""
-        self._place(chunk, chunk + 1)
+        if chunk >= L.CHILDREN:
+            self.children.hold_again(chunk)
+        else:
+            self._place(chunk, chunk + 1)
 
     def init_failed(self, error: BaseException) -> BaseException:
         """An initializer has raised: what everybody gets from now on."""
@@ -672,6 +681,10 @@ class Dispatcher(Losses):
 
     def validate(self) -> None:
         """What `validate.validate` leaves to a dispatcher: nothing more for a Pool's."""
+
+    def may_run(self, group: int, slot: int) -> bool:
+        """Whether an agent may run children of such tasks."""
+        return True
 
     def before_results(self) -> None:
         """Results are about to be read, which takes a while: hand out first what agents may be waiting for."""

@@ -71,6 +71,18 @@ class Limits:
         running, look_at = 0, NEVER
         for slot in dispatcher.slots:
             base = layout.agent(slot)
+            for chunk, started in dispatcher.children.suspended(slot).items():
+                timeout_ns = terms_of(dispatcher.pages.sink_of(chunk)).timeout_ns
+                if not timeout_ns or slot in self.ending or slot not in dispatcher.crew.alive:
+                    continue
+                if chunk == words[base + L.CLAIM]:
+                    continue  # it goes on, see below
+                running += 1
+                due_ns = started + timeout_ns
+                if due_ns > now_ns:
+                    look_at = min(look_at, now + (due_ns - now_ns) / 1e9)
+                elif not self.end(slot, chunk):
+                    look_at = min(look_at, now + RETRY_S)
             chunk = words[base + L.CLAIM]
             sink = dispatcher.pages.sink_of(chunk) if chunk >= 0 else None
             terms = None if sink is None else terms_of(sink)
@@ -117,6 +129,8 @@ class Limits:
         dispatcher = self._dispatcher
         dispatcher.collector.collect(slot)
         claim = dispatcher.words[dispatcher.segment.layout.agent(slot) + L.CLAIM]
+        if chunk in dispatcher.children.suspended(slot):
+            claim = chunk  # below what it claims now, which was submitted in it
         return claim == chunk and dispatcher.pages.sink_of(chunk) is not None
 
     def death_settled(self, slot: int) -> bool:

@@ -152,11 +152,16 @@ class Losses:
 
     def describe(self, chunk: int) -> str:
         """A chunk that an agent has started, for people."""
+        if chunk >= L.CHILDREN:
+            return f"child {chunk - L.CHILDREN} ({self.name_of_chunk(chunk)})"
         return f"task {chunk} ({self.name_of_chunk(chunk)})"
 
     def name_of_chunk(self, chunk: int) -> str:
         """What it calls, for people."""
         name = "a callable"
+        if chunk >= L.CHILDREN:
+            child = self.pages.sink_of(chunk)
+            return name if child is None else str(child.name)
         if chunk not in self.pages.adrift:  # else its slot may be another chunk's by now
             number = self.words[self.segment.layout.chunk(chunk) + L.SLOT_FUNCTION]
             name = self.names.get(number, name)

@@ -226,6 +226,10 @@ class Roster:
             leaving = slot in scheduling.crew.leaving or words[base + L.LEAVE]
         except ValueError:  # the segment is gone
             return None
+        if chunk >= L.CHILDREN and task is not None:
+            # Of what its tasks submit, the one of the user's that is at the bottom.
+            below = next(iter(scheduling.children.suspended(slot)), L.NONE)
+            task = scheduling.pages.sink_of(below) or task
         if task is not None:
             busy_ns += max(0, time.monotonic_ns() - started)
         if code != L.READY:

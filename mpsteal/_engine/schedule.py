@@ -404,6 +404,8 @@ class Scheduling(Dispatcher):
 
     def lost(self, slot: int, chunk: int, error: AgentDiedError) -> BaseException | None:
         """See `Losses.lost`; and it is noted at the task and at the agent."""
+        if chunk >= L.CHILDREN:
+            return super().lost(slot, chunk, error)
         task = self.pages.sink_of(chunk)
         words, base = self.words, self.segment.layout.agent(slot)
         if words[base + L.LOADED] == chunk:
@@ -421,7 +423,10 @@ class Scheduling(Dispatcher):
 
     def queue_again(self, chunk: int) -> None:
         """See `Losses.queue_again`."""
-        self.place_again([chunk])
+        if chunk >= L.CHILDREN:
+            super().queue_again(chunk)
+        else:
+            self.place_again([chunk])
 
     def id_of(self, chunk: int) -> int:
         """See `Losses.id_of`."""
@@ -446,10 +451,10 @@ class Scheduling(Dispatcher):
             self.roster.move_away()
         if self.overflow:
             self._refill()
-        super().turn(now)
         self.deadlines.turn()
         self.balancer.turn(now)
         self.urgent.give_out()
+        super().turn(now)  # children come after what is urgent
         if self.is_draining:
             self._fail_unmatched()
 
@@ -507,8 +512,13 @@ class Scheduling(Dispatcher):
         self.assign(agent, self.pages.sink_of(lo)._group >> GROUP_SHIFT, lo, hi)
         self.announce()
 
+    def may_run(self, group: int, slot: int) -> bool:
+        """See `Dispatcher.may_run`: children ask for the skills of the task that has submitted them."""
+        return self.classes.can_get(group & _CLASS_MASK, slot)
+
     def kept(self) -> Iterator[tuple[int, int]]:
         """See `Dispatcher.kept`."""
+        yield from super().kept()
         for ranges in self.overflow.values():
             yield from ranges
         yield from self.urgent

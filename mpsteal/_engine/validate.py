@@ -84,7 +84,7 @@ def _places(engine: Engine) -> dict[int, list[str]]:
         for chunk in range(lo, hi):
             put(chunk, "the backlog")
     engine.deques.validate()
-    committed = _uncollected(engine)
+    committed, suspended = _uncollected(engine)
     for chunk in committed:
         put(chunk, "a ring of results")
     for slot in engine.slots:
@@ -97,6 +97,9 @@ def _places(engine: Engine) -> dict[int, list[str]]:
         counts = claim != L.NONE and claim not in committed and not any(lo == claim for lo, _ in ranges)
         if counts and engine.collector.is_pending(claim):
             put(claim, f"the claim of agent {slot}")
+        for chunk, place in engine.dispatcher.children.places(slot, suspended[slot]):
+            if chunk not in committed:
+                put(chunk, place)
     for found in places.values():
         found.sort()
     return _WithDefault(places)
@@ -107,16 +110,20 @@ class _WithDefault(dict[int, list[str]]):
         return []
 
 
-def _uncollected(engine: Engine) -> set[int]:
-    """Chunks whose results are committed and not collected; read from a copy, so that nothing is consumed."""
+def _uncollected(engine: Engine) -> tuple[set[int], list[list[int]]]:
+    """Chunks whose results are committed and not collected, and those that are said to be suspended, by slot; read from
+    a copy, so that nothing is consumed."""
     found: list[int] = []
+    suspended: list[list[int]] = []
     for reader in engine.collector.readers:
         peek: Any = copy.copy(reader)
         peek.words = {at: reader.words[at] for at in (reader.head_at, reader.tail_at)}
-        found += [chunk for chunk, kind, _ in peek.drain() if chunk >= 0 and kind != R.LOGGED]  # below: notes
+        records = [(chunk, kind) for chunk, kind, _ in peek.drain() if chunk >= 0]  # below: notes
+        found += [chunk for chunk, kind in records if kind not in R.NO_RESULTS]
+        suspended.append([chunk for chunk, kind in records if kind == R.SUSPENDED])
     twice = [chunk for chunk, n in Counter(found).items() if n > 1]
     assert not twice, f"I2 committed twice: {twice}"
-    return set(found)
+    return set(found), suspended
 
 
 def _check_sinks(engine: Engine) -> set[int]:

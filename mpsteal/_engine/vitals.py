@@ -89,6 +89,7 @@ class Vitals:
             base = layout.agent(slot)
             # One that is parked beside its own queue has been rung, and does not come.
             is_idle = words[base + L.PARKED] and not dispatcher.deques.has_work(slot)
+            is_idle = is_idle or (words[base + L.WAITS] and not words[base + L.PARKED])  # in a task, for others
             if words[base + L.STATE] == L.STARTING and agent.is_stopped():
                 self._tell(slot, agent, _STOPPED, 0.0)
                 continue

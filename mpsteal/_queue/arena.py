@@ -171,6 +171,7 @@ class Segment:
     def add_slot(self, slot: int) -> None:
         """One of those that were not needed from the start is now. Raises OSError (ENOSPC) when there is no memory."""
         self.reserve(self.layout.ring(slot), self.layout.geometry.ring_bytes)
+        self.reserve(self.layout.replies(slot), self.layout.geometry.reply_bytes)
         self._set_up(slot)
 
     def _set_up(self, slot: int) -> None:
@@ -192,6 +193,7 @@ class Segment:
                 os.ftruncate(fd, segment.blocks_base(slots + 2))
                 segment.reserve(0, layout.slots_word * 8)
                 segment.reserve(layout.rings_byte, agents * layout.geometry.ring_bytes)
+                segment.reserve(layout.replies_byte, agents * layout.geometry.reply_bytes)
                 segment.seal()
             except OSError as error:
                 refused = error

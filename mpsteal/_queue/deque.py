@@ -77,6 +77,9 @@ class Deques:
         # Every agent makes these anew, and most slots may never be used: so without a Python call for each.
         self._loot_at = layout.in_all_agents(layout.agent(0) + L.LOOT_LO)
         self._heads_at = list(zip(*(layout.in_all_agents(layout.head(0, level)) for level in self.levels)))  # noqa: B905
+        self.forget_place: Callable[[], None] = lambda: None
+        """Have the next `take` choose its range anew, under the lock: the claim was used for what is in no range.
+        `make_take` sets it."""
 
     # -- parent ---------------------------------------------------------------------------------------------------
 
@@ -128,6 +131,12 @@ class Deques:
         # With several levels another range may come before the one at hand.
         without_lock = self.locks.owner_is_fenced and len(rings) == 1
         range_at = -1
+
+        def forget() -> None:
+            nonlocal range_at
+            range_at = -1
+
+        self.forget_place = forget
 
         def take() -> int:
             nonlocal range_at

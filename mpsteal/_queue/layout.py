@@ -3,7 +3,7 @@
 All words are int64, 8-byte aligned, written by one store. Offsets named `*_word` count words from the start of the
 segment, those named `*_byte` count bytes. README.md beside this file has the table with the writers.
 
-    | header | agent 0 .. agent n-1 | functions | classes | leases | slots | slabs | rings |  ... blocks, not mapped
+    | header | agent 0 .. agent n-1 | functions | classes | leases | slots | slabs | rings | replies | .. blocks
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 # Header words.
 MAGIC, STOP = 0, 1
 SLOTS_USED = 2  # by the parent, when an agent is added
+NESTED = 3  # by the parent, once: tasks of this pool submit tasks
 RING_AFTER_NS, LOOKED_NS = 8, 9  # by the parent, often; a line of their own
 LINGERERS = 16  # to the end of the header: processes that have left their slots and are still there, 0: none
 HEADER_WORDS = 64
@@ -21,15 +22,24 @@ MAGIC_VALUE = 0x6D70_7374_6561_6C31  # "mpsteal1"
 # Words of an agent, from its base. Lines of 8 words (64 bytes) keep writers apart.
 CLAIM, STARTED_NS, RESULT_TAIL, DONE, BUSY_NS, LOADED, CLAIM_AT = 0, 1, 2, 3, 4, 5, 6  # written by the agent
 LEASES_ENDED = 7  # the same
-RESULT_HEAD, BLOCKS_FREED, LEAVE, HELD, NEWS = 8, 9, 10, 11, 12  # written by the parent
+RESULT_HEAD, BLOCKS_FREED, LEAVE, HELD, NEWS, REPLY_TAIL = 8, 9, 10, 11, 12, 13  # written by the parent
 PARKED, RING_FULL, STATE, PID = 16, 17, 18, 19  # written by the agent (the parent resets them between agents)
 SPARE_PID, SPARE_UP = 20, 21  # written by the process that is to be the next agent (the parent resets them)
+WAITS, REPLY_HEAD = 22, 23  # written by the agent (the parent resets them)
 MARK, J_VICTIM, J_ENTRY, J_MID, J_HI, J_LEVEL = 24, 25, 26, 27, 28, 29  # under the lock
 LOOT_LO, LOOT_HI, LOOT_LEVEL = 32, 33, 34  # under the lock, but that the owner moves `lo` without
 STEALS, STEALS_FAILED, CHUNKS_STOLEN, STOLEN_FROM, REPAIRS = 40, 41, 42, 43, 44
 LEVELS_AT = 48  # then HEAD, TAIL per level, then the entries
 
 NONE = -1
+# Where CLAIM_AT points if a claim is from no range: to a word that no chunk's number equals.
+NO_PLACE = MAGIC
+
+# What NESTED says where tasks submit tasks; and as much more as there are of those with no agent, so who is idle rings.
+CHILDREN_USED = 1
+
+# Numbers of what tasks have submitted, from here on. They have no slot and no page.
+CHILDREN = 1 << 60
 
 # What LEAVE says: when you have nothing to do; after what you run, a spare takes your queue over.
 LEAVE_WHEN_IDLE, LEAVE_NOW = 1, 2
@@ -70,6 +80,8 @@ class Geometry(NamedTuple):
     pages: int = 256
     """Pages of slots and slabs; `pages * page_chunks` chunks can be in flight, the rest waits in the parent."""
     ring_bytes: int = 1 << 20
+    reply_bytes: int = 1 << 18
+    """What the parent can have told an agent before that reads it. Too small: large answers get blocks of their own."""
     functions: int = 1024
     classes: int = 0
     """Sets of skills that tasks of one scheduler may ask for; 0: no classes, every agent can run everything."""
@@ -95,7 +107,8 @@ class Layout:
         slabs = (self.slots_word + self.chunks * SLOT_WORDS) * 8
         self.slabs_byte = -(-slabs // 4096) * 4096
         self.rings_byte = self.slabs_byte + g.pages * g.page_bytes
-        self.mapped_bytes = self.rings_byte + g.slots * g.ring_bytes
+        self.replies_byte = self.rings_byte + g.slots * g.ring_bytes
+        self.mapped_bytes = self.replies_byte + g.slots * g.reply_bytes
 
     def agent(self, slot: int) -> int:
         """First word of an agent."""
@@ -133,3 +146,7 @@ class Layout:
     def ring(self, slot: int) -> int:
         """First byte of an agent's result ring."""
         return self.rings_byte + slot * self.geometry.ring_bytes
+
+    def replies(self, slot: int) -> int:
+        """First byte of an agent's reply ring."""
+        return self.replies_byte + slot * self.geometry.reply_bytes

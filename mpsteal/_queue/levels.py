@@ -68,6 +68,12 @@ def make_take(deques: Deques, slot: int, turns: Turns, step: int = 2) -> Callabl
     waiting: list[int] = []
     chosen = -1
 
+    def forget() -> None:
+        nonlocal range_at
+        range_at = -1
+
+    deques.forget_place = forget
+
     def first_ranges() -> dict[int, int]:
         """Per waiting level the word of its first range that is not empty. Lock held."""
         found: dict[int, int] = {}

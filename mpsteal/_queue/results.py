@@ -29,6 +29,28 @@ value in a block with its buffers apart (payload: offset, size, size of the pick
     block:  2 * size + read-only of each buffer (int64) | pickle | buffer | ...     each from a multiple of 64 on
 """
 
+CHILD, STORED_CHILD, ANSWER, STORED_ANSWER, FAILURE, STORED_FAILURE = range(8, 14)
+KEPT, SUSPENDED, GIVEN_BACK, WITHDRAW = range(14, 18)
+"""Kinds of what tasks submit (README.md, "Children"): a call and its ticket; value or error of a child and its number;
+a child whose outcome its own agent keeps; a task that waits below another; a child not begun; a ticket to withdraw."""
+
+NO_RESULTS = frozenset({LOGGED, CHILD, STORED_CHILD, SUSPENDED, GIVEN_BACK, WITHDRAW})
+"""Those after which no chunk is over."""
+
+CHILD_HEADER = Struct("6q")
+"""Before the bytes of a call: chunk that submits it, depth, kind of call, time limit (ns), tries, bytes of its name."""
+
+SUSPENSION = Struct("2q")
+"""Of a task that waits below another: how many are below it, when it was started (monotonic clock, ns)."""
+
+_STORED = {
+    VALUE: STORED_VALUE,
+    ERROR: STORED_ERROR,
+    CHILD: STORED_CHILD,
+    ANSWER: STORED_ANSWER,
+    FAILURE: STORED_FAILURE,
+}
+
 SKIP = -3
 INIT_ERROR = -4  # chunk number of the record that carries an initializer's exception
 
@@ -114,7 +136,7 @@ class ResultWriter:
         """Put a large payload in a block of its own; raises OSError when there is no memory for it."""
         self._wait_for_blocks(len(payload))
         offset = self.blocks.put([payload])
-        return (STORED_VALUE if kind == VALUE else STORED_ERROR), _BLOCK.pack(offset, len(payload))
+        return _STORED[kind], _BLOCK.pack(offset, len(payload))
 
     def write_apart(self, chunk: int, payload: bytes, buffers: list[memoryview]) -> None:
         """Commit a value whose buffers are not in its pickle; raises OSError when there is no memory for them."""

@@ -452,6 +452,7 @@ def out_of_time(
         assert page.sinks[limited] is not None, "killed for a chunk that is over"
         world.kill(actor)
 
+    parent.children = SimpleNamespace(suspended=lambda slot: {})
     parent.crew = SimpleNamespace(
         alive={slot: SimpleNamespace(kill_group=partial(kill, actor)) for slot, actor in enumerate(actors)}
     )
