@@ -121,8 +121,9 @@ def test_initializer_is_killed_at_terminate(open_pool: Open, gates: Gates) -> No
 
 
 def test_unpicklable_initializer_under_spawn_leaves_nothing() -> None:
+    lock = threading.Lock()  # else it is sent as a copy where cloudpickle is installed
     with pytest.raises((TypeError, AttributeError, Exception), match=r"(?i)pickle|local|lambda"):
-        mpsteal.Pool(2, initializer=lambda: None, context=multiprocessing.get_context("spawn"))
+        mpsteal.Pool(2, initializer=lambda: lock, context=multiprocessing.get_context("spawn"))
 
 
 def test_no_thread_to_be_had_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
