@@ -24,7 +24,9 @@ from joblib._parallel_backends import FallbackToBackend, SequentialBackend  # ty
 from joblib.parallel import ParallelBackendBase  # type: ignore[import-untyped]
 
 from ._agent.apart import ApartContext
+from ._agent.inner_threads import VARIABLES
 from ._agent.serialize import decode_error
+from ._engine.surroundings import AUTO
 from .joblib import dumps, prepare_agent, run_batch
 from .pool import RUN, TERMINATE, Pool
 
@@ -97,7 +99,7 @@ class MpstealBackend(ParallelBackendBase):  # type: ignore[misc]  # untyped
         options = {name: value for name, value in options.items() if name not in _JOBLIBS_OWN}
         options = {**self._options, **options}
         self._idle_s = options.pop("idle_worker_timeout", IDLE_S)
-        self._wanted = _Wanted(n_jobs, self._prepare_worker_env(n_jobs), self.inner_max_num_threads, options)
+        self._wanted = _Wanted(n_jobs, self.inner_max_num_threads, options)
         self._batch_size, self._mean_ns = 1, 0.0
         with _lock:
             self._kept = _keep(self._wanted)
@@ -190,9 +192,10 @@ class _Call:
 class _Wanted:
     """What a pool has to be like."""
 
-    def __init__(self, n_jobs: int, environment: dict[str, str], threads: int | None, options: dict[str, Any]) -> None:
-        self.n_jobs, self.environment, self.options = n_jobs, environment, options
-        self.threads = threads or max(1, cpu_count() // n_jobs)
+    def __init__(self, n_jobs: int, threads: int | None, options: dict[str, Any]) -> None:
+        self.n_jobs, self.options = n_jobs, options
+        self.threads = AUTO if threads is None else threads
+        self.environment = [os.environ.get(name) for name in VARIABLES]  # which says more where it is AUTO
 
     def is_like(self, other: _Wanted) -> bool:
         try:
@@ -206,10 +209,11 @@ class _Wanted:
         context = options.pop("context", None) or ApartContext()
         starter = None
         if initializer is not None:
-            # Pickled apart: the agent loads it when the number of inner threads is settled.
+            # By value where it has to be, like what it prepares for.
             data, buffers = dumps((initializer, initargs))
             starter = data if not buffers else pickle.dumps((initializer, initargs))
-        return Pool(self.n_jobs, prepare_agent, (self.environment, self.threads, starter), context=context, **options)
+        options.setdefault("inner_threads", self.threads)
+        return Pool(self.n_jobs, prepare_agent, (starter,), context=context, **options)
 
 
 class _Kept:

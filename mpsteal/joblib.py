@@ -2,12 +2,12 @@
 
     joblib.Parallel --batches--> MpstealBackend (_joblib_backend.py) --pickled--> Pool --> run_batch, in an agent
 
-This module is what agents import, before they know how many threads numpy may have; so it does not import joblib.
+Agents import this module before anything else of joblib's. It imports joblib only when it is asked to, so that mpsteal
+can be used without.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 import time
@@ -91,21 +91,8 @@ class _ByValue:
         return data
 
 
-_limits: Any = None
-"""Of threads, where libraries had been loaded before the agent was forked; they hold as long as this lives."""
-
-
-def prepare_agent(environment: dict[str, str], threads: int, starter: bytes | None) -> None:
-    """The initializer: limit inner threads while no library has read how many it may have, then the user's own."""
-    global _limits
-    os.environ.update(environment)
-    if "numpy" in sys.modules:  # forked
-        try:
-            from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-            _limits = threadpool_limits(threads)
-        except ImportError:
-            pass
+def prepare_agent(starter: bytes | None) -> None:
+    """The initializer: tasks may name the backend as well. Then the user's own."""
     register_joblib()
     if starter is not None:
         initializer, initargs = pickle.loads(starter)

@@ -15,7 +15,7 @@ import mpsteal
 dask = pytest.importorskip("dask")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def executor() -> Iterator[mpsteal.Executor]:
     with mpsteal.Executor(2, mp_context="fork") as made:
         made.submit(int).result()
