@@ -71,6 +71,9 @@ def test_terminate_ends_whatever_runs_and_answers_everybody(
     for thread in threads:
         thread.start()
     wait_until(lambda: len(pool._engine.waiting) == len(threads), "all threads waiting")
+    # Of an iterator that has sent nothing yet only the first `next` raises.
+    jobs = pool._engine.dispatcher.jobs
+    wait_until(lambda: len(jobs) == 7 and all(job.index for job in jobs), "something of each map is sent")
     pids = agent_pids(pool)
     if busy == "stopped":
         for pid in pids:
