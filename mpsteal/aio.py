@@ -26,6 +26,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, 
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from ._agent.shared import Shared
 from ._engine.jobs import END, FEEDER_DEPTH, WAIT, WINDOW_CHUNKS, Job
 from ._engine.loop import ENDED, NOBODY
 from ._engine.terms import NO_TERMS, Terms
@@ -129,6 +130,10 @@ class AsyncPool:
     async def join(self) -> None:
         """Wait until all agents are gone. Raises ValueError unless `close` or `terminate` was called before."""
         await _in_thread(self._pool.join)
+
+    async def share(self, value: R) -> Shared[R]:
+        """See `Pool.share`; the copying is done in a thread."""
+        return await _in_thread(partial(self._pool.share, value))
 
     def stats(self) -> PoolStats:
         """See `Pool.stats`."""

@@ -40,6 +40,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._agent.launch import Balancing
+from ._agent.shared import Shared
 from ._engine.calls import PRIORITY, CallCollector, Calls
 from ._engine.classes import CLASSES
 from ._engine.counts import Counts
@@ -241,6 +242,13 @@ class Executor(StockExecutor):
         if engine.broken is not None:
             raise _as_broken(engine.broken) from engine.broken
         return engine
+
+    def share(self, value: T) -> Shared[T]:
+        """Put a large object into shared memory once, for calls to read in place; see `Pool.share`.
+
+        Raises RuntimeError after `shutdown`, else what `Pool.share` raises.
+        """
+        return self._ready().share(value)
 
     def _is_shut(self) -> bool:
         return bool(self._refusal)

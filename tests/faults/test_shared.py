@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
@@ -242,7 +244,7 @@ def test_no_memory_for_it(open_pool: Open, monkeypatch: pytest.MonkeyPatch) -> N
     if sys.platform == "linux":
         assert taken_bytes(pool) <= before
     with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
-        pool.share(lambda: None)
+        pool.share(threading.Lock())
     assert pool.share(tasks.array_of(MIB, 1)).value.nbytes == MIB
 
 
@@ -293,6 +295,29 @@ def test_scheduler_shares(open_scheduler: Any) -> None:
     scheduler.stop()
     with pytest.raises(RuntimeError, match="not running"):
         scheduler.share(array)
+
+
+def test_executor_and_async_pool_share() -> None:
+    array = tasks.array_of(MIB, 1)
+    with mpsteal.Executor(1, mp_context=get_context("fork")) as executor:
+        handle = executor.share(array)
+        assert executor.submit(tasks.digest_of_shared, handle).result(ALARM_S) == tasks.digest(array)
+        assert tasks.digest(executor.submit(tasks.echo, array).result(ALARM_S)) == tasks.digest(array)
+        del handle
+        assert executor._engine is not None
+        blocks: Any = executor._engine.dispatcher.blocks
+        gc.collect()
+        wait_until(lambda: not blocks.live_bytes and not blocks.lent, "the memory free")
+    with pytest.raises(RuntimeError, match="shutdown"):
+        executor.share(array)
+
+    async def ask() -> Any:
+        async with mpsteal.AsyncPool(1, context=get_context("fork")) as pool:
+            handle = await pool.share(array)
+            return await pool.apply(tasks.digest_of_shared, (handle,)), handle.value
+
+    found, value = asyncio.run(ask())
+    assert found == tasks.digest(array) == tasks.digest(value)
 
 
 def test_id_goes_before_the_memory_does(open_pool: Open, monkeypatch: pytest.MonkeyPatch) -> None:

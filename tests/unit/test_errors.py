@@ -20,6 +20,7 @@ EXAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     ),
     "AgentStartError": (("a word",), {}),
     "PoolTerminatedError": (("a word",), {}),
+    "SharedObjectError": (("a word",), {}),
     "TaskCancelledError": (("a word",), {}),
     "RemoteError": (
         ("m.E", "a word", "Traceback ...", "it would not"),
