@@ -190,12 +190,14 @@ def inner(n_jobs: int, backend: str | None) -> list[Any]:
 
 
 def test_nested_parallel_follows_joblibs_rules() -> None:
+    before = set(psutil.Process().children(recursive=True))
     assert run((inner, 2, None), (inner, 2, "mpsteal"), (inner, 1, None)) == [
         ["ThreadingBackend", [0, 2, 4, 6]],
         ["MpstealBackend", [0, 2, 4, 6]],
         ["SequentialBackend", [0, 2, 4, 6]],
     ]
-    family = [p.pid for p in psutil.Process().children(recursive=True) if "_tracker" not in " ".join(p.cmdline())]
+    children = set(psutil.Process().children(recursive=True)) - before
+    family = [child.pid for child in children if "_tracker" not in " ".join(child.cmdline())]
     assert len(family) > 2, "agents have agents of their own, which they keep"
     mpsteal.shutdown_joblib()
     wait_gone(family)
