@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -48,6 +48,9 @@ STEPS_LIMIT = 5_000
 
 WARM_UP_RUNS = 200
 """Random runs that learn which words are in dispute, so that the exploration seldom starts over."""
+
+ACTORS, GO, KILL, LAND, DOOM = 8, 0, 1, 2, 248
+"""A step in a byte: what, times the most actors there may be, plus whose. From `LAND` on: which store lands."""
 
 _MORTAL = frozenset({"store", "lock", "try_lock", "unlock", "fence", "event", "ring"})
 
@@ -205,6 +208,11 @@ class World:
         self.use = Use()
         self._sum = 0
         self._steps = 0
+        self._again: bytes = limits.get("prefix", b"")
+        """Steps that an earlier run has taken, which this one takes without looking what else could be done."""
+        self._left = len(self._again)
+        self.taken = bytearray(self._again)
+        """These and all steps since, a byte each, see `step`."""
         self._main = getcurrent()
         self._choose: Callable[[list[Any], bool], int] = lambda options, forced: 0
         self.check = scenario(self)
@@ -214,6 +222,7 @@ class World:
     def actor(self, name: str, body: Callable[[], None], *, mortal: bool = False) -> Actor:
         """A new actor; `mortal` ones may be killed before any store, lock call or event."""
         actor = Actor(self, len(self.actors), name, body)
+        assert actor.index < ACTORS, "a step is a byte"
         actor.mortal = mortal
         self.actors.append(actor)
         return actor
@@ -325,24 +334,37 @@ class World:
         self._steps += 1
         if self._steps > STEPS_LIMIT:
             raise AssertionError(f"{me.name} spins")
-        if kind in ("load", "store"):
+        if kind in ("load", "store") and not self._left:
             self.use.note(what, me, kind == "store")
         me.pending = (kind, what)
         is_choice = kind != "event" and (kind not in ("load", "store") or self.shared is None or what in self.shared)
         if self.shared is not None and not is_choice and (kind == "load" or not self._is_doomed(me)):
             return me
-        self._switch(me)
+        if self._left and self._again[-self._left] == me.index:  # `GO`, and nobody else in between
+            self._left -= 1
+        else:
+            self._switch(me)
         return me
 
     def _is_doomed(self, me: Actor) -> bool:
         """Whether this is as far as it gets: where it may die, the schedule says so."""
         if not (me.condemned or (me.mortal and self.deaths)):
             return False
-        if self._choose([("go", me), ("doom", me)], True) == 0:
+        if not self._is_chosen_to_die(me):
             return False
         me.doomed = True
         self.deaths -= not me.condemned
         return True
+
+    def _is_chosen_to_die(self, me: Actor) -> bool:
+        if self._left:
+            code = self._again[-self._left]
+            self._left -= 1
+        else:
+            options: list[Any] = [("go", me), ("doom", me)]
+            code = step(options[self._choose(options, True)])
+            self.taken.append(code)
+        return code >= DOOM
 
     def _switch(self, me: Actor) -> None:
         """Let the schedule say who goes on; returns when `me` does."""
@@ -369,6 +391,17 @@ class World:
 
     def _pick(self, me: Actor | None) -> Actor | None:
         """The actor that goes on; None when nobody can, or when this run is given up."""
+        while self._left:
+            kind, index = divmod(self._again[-self._left], ACTORS)
+            self._left -= 1
+            actor = self.actors[index]
+            if kind == GO:
+                self._count_preemption(me, actor)
+                return actor
+            if kind == KILL:
+                self._kill(actor)
+            else:
+                self._land(actor, kind - LAND)
         while not self.abandoned:
             options: list[Any] = []
             may_leave = True
@@ -394,19 +427,25 @@ class World:
                 self.abandoned = True
                 return None
             what, actor, *rest = options[index]
+            self.taken.append(step(options[index]))
             if what == "kill":
                 self._kill(actor)
             elif what == "land":
                 self._land(actor, rest[0])
             else:
-                if me is not None and actor is not me and self._enabled(me):
-                    self.preemptions = None if self.preemptions is None else self.preemptions - 1
+                self._count_preemption(me, actor)
                 return actor
         return None
 
+    def _count_preemption(self, me: Actor | None, actor: Actor) -> None:
+        if self.preemptions is not None and me is not None and actor is not me and self._enabled(me):
+            self.preemptions -= 1
+
     def _check_stuck(self, options: list[Any]) -> None:
         """Nobody may wait until somebody happens to be killed."""
-        if all(what == "kill" and not (actor.doomed or actor.condemned) for what, actor, *_ in options):
+        if options[0][0] != "go" and all(
+            what == "kill" and not (actor.doomed or actor.condemned) for what, actor, *_ in options
+        ):
             for actor in self.actors:
                 if actor.state == READY and not actor.optional:
                     raise AssertionError(f"{actor.name} waits for ever ({actor.pending[0]})")
@@ -461,7 +500,8 @@ class World:
         else:
             if me.state == DEAD:
                 raise GreenletExit
-            self.use.note(at, me, True)
+            if not self._left:
+                self.use.note(at, me, True)
             me.pending = ("store", at)
             if self._is_doomed(me):
                 self._switch(me)
@@ -558,6 +598,15 @@ class World:
         return f"{kind} {what if not callable(what) else ''}".strip()
 
 
+def step(option: tuple[Any, ...]) -> int:
+    """One option as a byte."""
+    what, actor, *rest = option
+    kinds = {"go": GO, "kill": KILL, "doom": DOOM // ACTORS}
+    kind = LAND + rest[0] if what == "land" else kinds[what]
+    assert kind < DOOM // ACTORS or what == "doom", "a step is a byte"
+    return int(kind * ACTORS + actor.index)
+
+
 class Explored(NamedTuple):
     """What an exploration looked at."""
 
@@ -607,37 +656,24 @@ def _explore(
         runs += 1
         if runs > runs_limit:
             raise Stopped(f"more than {runs_limit} runs")
-        taken = bytearray()
-        world = World(scenario, shared=shared, **limits)
+        world = World(scenario, shared=shared, prefix=prefix, **limits)
 
-        def choose(
-            options: list[Any],
-            forced: bool,
-            world: World = world,
-            prefix: bytes = prefix,
-            taken: bytearray = taken,
-        ) -> int:
-            depth = len(taken)
-            if depth < len(prefix):
-                index = prefix[depth]
-            else:
-                if not forced:
-                    # A forced choice (go on or die) belongs to its actor's history alone.
-                    key = world.key()
-                    if key in seen:
-                        return -1
-                    seen.add(key)
-                index = 0
-                branches.extend(bytes(taken) + bytes([i]) for i in range(1, len(options)))
-            taken.append(index)
-            return index
+        def choose(options: list[Any], forced: bool, world: World = world) -> int:
+            if not forced:
+                # A forced choice (go on or die) belongs to its actor's history alone.
+                key = world.key()
+                if key in seen:
+                    return -1
+                seen.add(key)
+            branches.extend(bytes(world.taken) + bytes([step(option)]) for option in options[1:])
+            return 0
 
         try:
             world.run(choose)
         except Violation:
             raise
         except Exception as error:
-            raise Violation(_story(scenario, limits, shared, bytes(taken), error)) from error
+            raise Violation(_story(scenario, limits, shared, bytes(world.taken), error)) from error
         schedules += not world.abandoned
         use.add(world.use)
         if (runs % 64 == 0 or not branches) and use.disputed() != shared:
@@ -663,7 +699,6 @@ def _run_randomly(scenario: Callable[[World], Callable[[], None]], own: int, lim
     chance = random.Random(own)
     laziness = chance.choice((0.5, 0.8, 0.95))
     mortality = chance.choice((0.0, 0.01, 0.05))
-    taken: list[int] = []
 
     def choose(options: list[Any], forced: bool) -> int:
         kills = [k for k, option in enumerate(options) if option[0] in ("kill", "doom")]
@@ -674,14 +709,13 @@ def _run_randomly(scenario: Callable[[World], Callable[[], None]], own: int, lim
             index = 0
         else:
             index = chance.choice(others)
-        taken.append(index)
         return index
 
     world = World(scenario, **limits)
     try:
         world.run(choose)
     except Exception as error:
-        raise Violation(_story(scenario, limits, None, taken, error)) from error
+        raise Violation(_story(scenario, limits, None, bytes(world.taken), error)) from error
     return world
 
 
@@ -695,14 +729,13 @@ def _story(
     scenario: Callable[[World], Callable[[], None]],
     limits: dict[str, Any],
     shared: set[int] | None,
-    taken: bytes | list[int],
+    taken: bytes,
     error: Exception,
 ) -> str:
     """The schedule of a failed run, step by step: the run is repeated with its trace on."""
-    world = World(scenario, tracing=True, shared=shared, **limits)
-    choices: Iterator[int] = iter(taken)
+    world = World(scenario, tracing=True, shared=shared, prefix=taken, **limits)
     try:
-        world.run(lambda options, forced: next(choices, 0))
+        world.run(lambda options, forced: 0)
     except Exception as again:
         assert type(again) is type(error), f"not the same failure again: {again!r}"
     steps = "\n".join(world.trace)
