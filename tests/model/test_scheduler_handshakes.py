@@ -426,7 +426,8 @@ def out_of_time(
         sink_of=lambda chunk: page.sinks[chunk] if chunk < len(page.sinks) else None,
     )
     parent: Any = SimpleNamespace(
-        words=words, locks=scene.locks, deques=scene.deques, segment=segment, pages=pages, blocks=None, slots=[0, 1],
+        words=words, locks=scene.locks, deques=scene.deques, segment=segment, pages=pages,
+        blocks=SimpleNamespace(lent={}), slots=[0, 1],
         inflight=len(chunks), ring=world.ring,
     )  # fmt: skip
     parent.collector = Collector(segment, scene.locks, parent, 2, [])
