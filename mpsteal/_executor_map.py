@@ -19,6 +19,8 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
+from .errors import PoolTerminatedError
+
 
 def map_calls(
     submit: Callable[..., Future[Any]],
@@ -56,18 +58,25 @@ def _results(
     more: Callable[[], list[Future[Any]]] | None,
     until: float | None,
 ) -> Iterator[Any]:
+    called_back: list[Any] = []
     try:
         while futures:
             if more is not None:
                 futures.extend(more())
             # The future is in no variable while its result is out: users may count on its end.
-            yield _result_of(futures, None if until is None else until - time.monotonic())
+            yield _result_of(futures, None if until is None else until - time.monotonic(), called_back)
     except GeneratorExit:  # perhaps by the garbage collector, in any thread: who waits there may wait for ever
         _cancel(futures, wait=False)
         raise
     except BaseException:
         _cancel(futures, wait=True)
         raise
+    for engine in called_back:
+        # Who has hung callbacks on its futures (tqdm does) finds all of them run at the end, as good as with the stock
+        # executor, whose callbacks run in the thread that brings the results.
+        with contextlib.suppress(PoolTerminatedError, BrokenProcessPool):  # it has ended, and handed over all
+            engine.call(_nothing)  # so that it has handed over the last
+        engine.callbacks.flush()
 
 
 def _cancel(futures: Iterable[Any], *, wait: bool) -> None:
@@ -84,13 +93,19 @@ def _cancel(futures: Iterable[Any], *, wait: bool) -> None:
         home._engine.call_nowait(cancel)
 
 
-def _result_of(futures: deque[Future[Any]], left_s: float | None) -> Any:
+def _nothing() -> None:
+    pass
+
+
+def _result_of(futures: deque[Any], left_s: float | None, called_back: list[Any]) -> Any:
     future = futures.popleft()
     try:
         return future.result(left_s)
     finally:
         if not future.done():
             futures.appendleft(future)  # it is late, and is to be cancelled with the others
+        elif not called_back and future._done_callbacks and future._home is not None:
+            called_back.append(future._home._engine)
         del future  # what it raised has this frame
 
 

@@ -18,6 +18,10 @@ from .events import facts
 
 logger = logging.getLogger("mpsteal")
 
+FLUSH_LOOK_S = 0.05
+"""How often who waits for callbacks looks whether their thread has ended (s). Shorter wakes for nothing; longer is
+noticed where a pool ends at that moment."""
+
 
 def join(thread: threading.Thread, is_over: Callable[[], bool]) -> None:
     """Wait for a thread that says itself when it has nothing left to do.
@@ -85,6 +89,17 @@ class CallbackThread:
                 del item
         finally:
             self._is_over = True
+
+    def flush(self) -> None:
+        """Wait until those that are there now have run, unless called from one of them."""
+        if self._thread is None or self._thread is threading.current_thread():
+            return
+        gate = threading.Lock()
+        gate.acquire()
+        self._queue.put((lambda _: None, None, gate.release))
+        while not gate.acquire(timeout=FLUSH_LOOK_S):
+            if self._is_over:  # it had ended before
+                return
 
     def finish(self) -> None:
         """No more callbacks will come from the engine."""

@@ -267,3 +267,15 @@ def test_tqdm_around_an_iterator_counts_what_is_fetched(open_pool: Open, monkeyp
     iterator = open_pool(2).imap(identity, range(20), 3)
     assert list(tqdm(iterator, total=20, file=stream)) == list(range(20))
     assert "20/20" in stream.getvalue()
+
+
+def test_tqdm_beside_an_executor_has_counted_all_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    concurrent = pytest.importorskip("tqdm.contrib.concurrent")
+    std = pytest.importorskip("tqdm.std")
+    monkeypatch.setattr(std.tqdm, "monitor_interval", 0)
+    stream = io.StringIO()
+    results = concurrent._executor_map(
+        mpsteal.Executor, identity, range(200), max_workers=1, tqdm_class=std.tqdm, file=stream
+    )
+    assert results == list(range(200))
+    assert "200/200" in stream.getvalue().split("\r")[-1]
