@@ -347,14 +347,13 @@ class Dispatcher(Losses):
             except BaseException as error:
                 whole = payload if number >= 0 else (function, payload)
                 refused = self.encoder.dump_refused(whole, start, error)
-                if refused is not None:
-                    self.encoder.forget_from(start)
-                    if not (kind & L.ITEMWISE and self._sift(job, index, payload)):
-                        job.finished += 1
-                        batch.refused += 1
-                        allowed -= 1
-                        job.sink.deliver(index, False, explain_pickling(refused, function, job.site))
-                        continue
+                if refused is not None and not (kind & L.ITEMWISE and self._sift(job, index, payload, start)):
+                    job.finished += 1
+                    batch.refused += 1
+                    allowed -= 1
+                    job.sink.deliver(index, False, explain_pickling(refused, function, job.site))
+                    self.encoder.forget_from(start)  # last: it raises where the buffer is lost, and with it the batch
+                    continue
             clear()
             allowed -= 1
             end = tell()
@@ -371,26 +370,29 @@ class Dispatcher(Losses):
             sink_add((job, index))
             start = end
 
-    def _sift(self, job: Job, index: int, items: Sequence[Any]) -> bool:
-        """Pickle what can be pickled of a chunk whose items end apart, and tell who waits for it of the others. False:
-        nothing can."""
+    def _sift(self, job: Job, index: int, items: Sequence[Any], start: int) -> bool:
+        """Pickle at `start` what can be pickled of a chunk whose items end apart, and tell who waits for it of the
+        others. False: nothing can, and then `forget_from`."""
         sink: Any = job.sink  # `Outcomes`, where items end apart
-        dump, at, is_known = self.encoder.dump, self.encoder.buffer.tell(), (job.number or 0) >= 0
+        dump, is_known = self.encoder.dump, (job.number or 0) >= 0
         kept: list[Any] = []
         refused: dict[int, BaseException] = {}
-        for i, item in enumerate(items):
-            try:
-                dump(item if is_known else (job.function, item), at)
-                kept.append(item)
-            except BaseException as error:  # a user's `__reduce__`
-                refused[i] = explain_pickling(error, job.function, job.site)
-                if job.flags & L.FIRST_ONLY:
-                    break
-            finally:
-                self.encoder.forget_from(at)
-        sink.refuse(index, refused)
-        if kept:
-            dump(kept if is_known else (job.function, kept), at)
+        try:
+            for i, item in enumerate(items):
+                self.encoder.forget_from(start)
+                try:
+                    dump(item if is_known else (job.function, item), start)
+                    kept.append(item)
+                except BaseException as error:  # a user's `__reduce__`
+                    refused[i] = explain_pickling(error, job.function, job.site)
+                    if job.flags & L.FIRST_ONLY:
+                        break
+            self.encoder.forget_from(start)
+            sink.refuse(index, refused)
+            if kept:
+                dump(kept if is_known else (job.function, kept), start)
+        except BaseException:  # the buffer is lost; or what could be pickled once cannot be again
+            return False
         return bool(kept)
 
     def _oversized(self, batch: Batch, start: int, size: int, number: int, flags: int, sink: Any) -> None:

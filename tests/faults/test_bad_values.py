@@ -141,6 +141,40 @@ class LosesTheBuffer:
         raise MemoryError("short")
 
 
+class PicklesTwice:
+    """And not a third time."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __reduce__(self) -> Any:
+        self.times += 1
+        if self.times > 2:
+            raise ValueError("once more than it can")
+        return int, ()
+
+
+class NeverPickles:
+    def __reduce__(self) -> Any:
+        raise KeyError("never")
+
+
+@pytest.mark.parametrize("on_error", ["collect", "cancel"])
+def test_what_is_lost_while_items_are_told_apart_costs_its_chunk(pool: mpsteal.Pool, on_error: Any) -> None:
+    chunks: list[tuple[type[BaseException], list[Any]]] = [
+        (MemoryError, [1.5, LosesTheBuffer(pool)]),
+        (KeyError, [PicklesTwice(), NeverPickles()]),
+    ]
+    for kind, items in chunks:
+        if on_error == "collect":
+            failures = pool.map_async(tasks.identity, items, 2, on_error="collect").get(ALARM_S)
+            assert [type(failure.error) for failure in failures] == [kind, kind]
+        else:
+            with pytest.raises(kind):
+                pool.map_async(tasks.identity, items, 2, on_error="cancel").get(ALARM_S)
+    assert pool.map(tasks.double, [1.5, 2.5]) == [3, 5]
+
+
 @pytest.mark.parametrize("by_map", [False, True], ids=["apply_async", "map_async"])
 def test_no_memory_to_pickle_costs_only_that_batch(pool: mpsteal.Pool, by_map: bool) -> None:
     results: list[Any] = [pool.apply_async(tasks.double, (i / 2,)) for i in range(5)]
