@@ -70,7 +70,8 @@ class Outcomes:
         self._partial: list[Any] | None = None if length is None or withdraw is None else [None] * length
         """What there is so far, for the error to carry; the engine goes on to fill it until the call is over."""
         self._cut_to = 0
-        self._has_failed = False
+        self._first: BaseException | None = None
+        """The first failure: what the caller gets."""
 
     def refuse(self, index: int, errors: dict[int, BaseException]) -> None:
         """Items of chunk `index`, by place, were not sent, since they cannot be pickled."""
@@ -124,7 +125,9 @@ class Outcomes:
             self._sink.deliver(index, True, (outcomes, elapsed_ns) if self._is_chunked else outcomes[0])
             return
         error = outcomes[failed].error
-        if not self._has_failed:
+        if self._first is not None and isinstance(error, TaskCancelledError):
+            error = self._first  # an item before it, which was withdrawn for its sake
+        if self._first is None:
             self._fail(error)
             assert self._withdraw is not None
             self._withdraw()
@@ -135,7 +138,7 @@ class Outcomes:
 
     def _fail(self, error: BaseException) -> None:
         """This one is what the caller gets."""
-        self._has_failed = True
+        self._first = error
         if self._partial is not None:
             # Whatever its class makes of attributes.
             BaseException.__setattr__(error, "partial", self._partial)
@@ -145,7 +148,7 @@ class Outcomes:
         if self._partial is not None:
             for i in range(self._cut_to, len(self._partial)):
                 self._partial[i] = Failure(TaskCancelledError("the call was cancelled before this item was sent"), i)
-        if error is not None and not self._has_failed and not self._is_of_pool(error):
+        if error is not None and self._first is None and not self._is_of_pool(error):
             self._fail(error)
         self._sink.input_ended(count, error)
 
