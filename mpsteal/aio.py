@@ -619,30 +619,38 @@ class _Source:
     async def _run(self) -> None:
         end: tuple[Any, BaseException | None] = (END, None)
         chunk: list[Any] = []
-        items = aiter(self._items)
+        items: Any = None
         try:
+            items = aiter(self._items)
             async for item in items:
                 chunk.append(item)
                 if len(chunk) == self._chunksize:
                     await self._put(chunk)
                     chunk = []
-        except Exception as error:
+        except BaseException as error:
             end = (None, error)
+            if not isinstance(error, Exception):  # the input was cancelled from within, say: so is this task
+                raise
         finally:
-            if isinstance(items, AsyncGenerator):
-                await items.aclose()
-        if chunk:
-            await self._put(chunk)
-        self._ready.append(end)
-        self._wake()
+            try:
+                if isinstance(items, AsyncGenerator):
+                    await items.aclose()
+            finally:  # whatever has ended it, who reads the results is told
+                if chunk:
+                    self._append(chunk)
+                self._ready.append(end)
+                self._wake()
 
     async def _put(self, chunk: list[Any]) -> None:
         while len(self._ready) >= self._depth:
             self._room.clear()
             if len(self._ready) >= self._depth:
                 await self._room.wait()
-        self._ready.append((tuple(chunk) if self._chunksize == 1 else chunk, None))
+        self._append(chunk)
         self._wake()
+
+    def _append(self, chunk: list[Any]) -> None:
+        self._ready.append((tuple(chunk) if self._chunksize == 1 else chunk, None))
 
     def pull(self) -> Any:
         """See `Job.pull`. Engine thread."""

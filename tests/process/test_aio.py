@@ -18,6 +18,7 @@ from gates import Gate, Gates, pass_gate
 from waiting import agent_pids, lines, wait_until
 
 import mpsteal
+from mpsteal.aio import FEEDER_DEPTH
 
 ALARM_S = 60.0
 
@@ -277,7 +278,7 @@ def test_map_that_was_not_sent_yet_is_cancelled(gates: Gates) -> None:
 def test_imap_reads_no_more_than_is_fetched(kind: str, chunksize: int) -> None:
     async def main() -> None:
         read: list[int] = []
-        ahead = mpsteal.aio.FEEDER_DEPTH * chunksize
+        ahead = FEEDER_DEPTH * chunksize
         async with mpsteal.AsyncPool(2) as pool:
             items: Any = numbers(10**9, read) if kind == "async" else generated(10**9, read)
             results = pool.imap(tasks.double, items, chunksize, buffersize=4)
@@ -371,6 +372,31 @@ def test_input_that_raises_ends_the_results_with_its_error() -> None:
                     await anext(results)
             with pytest.raises(LookupError):
                 await pool.map(tasks.double, items())
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["cancelled inside", "cannot be iterated"])
+def test_input_that_ends_in_any_other_way_ends_the_results_too(how: str) -> None:
+    async def cancelled() -> AsyncIterator[int]:
+        yield 1
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        gone.cancel("from within")
+        await gone
+
+    class NoIterable:
+        def __aiter__(self) -> AsyncIterator[int]:
+            raise LookupError("no items")
+
+    items, wanted = (cancelled(), [2]) if how == "cancelled inside" else (NoIterable(), [])
+
+    async def main() -> None:
+        got: list[int] = []
+        async with mpsteal.AsyncPool(1) as pool:
+            with pytest.raises(asyncio.CancelledError if wanted else LookupError, match="from within|no items"):
+                async for value in pool.imap(tasks.double, items):
+                    got.append(value)
+        assert got == wanted
 
     run(main)
 
