@@ -67,6 +67,11 @@ FRAMES_BETWEEN = 6
 PIECES_PER_AGENT = 4
 """Chunks per agent into which a map inside a task is cut: fewer balance worse, more cost 0.1 ms each."""
 
+LOOK_NS = 1_000_000
+"""How long a wait without time, such as `ready()`, is open for calls that the parent may hand out (ns). Shorter: the
+parent, which takes 0.2 ms when it is free, comes too late again and again; longer: `ready()` is slow for who has else to
+do."""
+
 _LAST = 1 << 62  # for WAITS: no child is so deep, so none is handed out
 
 
@@ -248,18 +253,22 @@ class Nest:
 
     @_sealed
     def _wait(self, done: Callable[[], bool], deadline: int | None) -> bool:
-        frames = self._frames_here
+        frames, has_looked = self._frames_here, False
         while True:
             self._read()
             if done() or self._interrupted is not None:
                 break
             if deadline is not None and _now() >= deadline:
-                break
+                if has_looked:
+                    break
+                if not self._has_kept():
+                    deadline = _now() + LOOK_NS
+            has_looked = True
             before, self._frames = self._frames, frames
             try:
-                if self._kept and self._kept[-1].depth > self._depth:
+                if self._has_kept():
                     self._share()  # not the only one: that is about to run
-                    if self._kept and self._kept[-1].depth > self._depth:
+                    if self._has_kept():
                         self._run_kept(self._kept.pop())
                     continue
                 if self._handed:
@@ -274,6 +283,10 @@ class Nest:
             self.agent.results.write(self._handed.popleft().number, results.GIVEN_BACK)
             self.agent.ring_parent()
         return done()
+
+    def _has_kept(self) -> bool:
+        """Whether calls of the task that runs are kept here."""
+        return bool(self._kept) and self._kept[-1].depth > self._depth
 
     def _park(self, waits: int, deadline: int | None) -> None:
         """Sleep until there is something to read. The same handshake as in `Agent.find_work`, with the reply ring."""
@@ -610,7 +623,8 @@ class ChildResult:
             raise RuntimeError("a call's result is for the task that has submitted the call; this is another task")
 
     def ready(self) -> bool:
-        """Whether the call is over. What came in meanwhile is looked at."""
+        """Whether the call is over. If it is not, one call that may run here is run first, or 1 ms waited for one: so
+        that a task that only asks comes to an end, too."""
         return self._done or self._wait(0)
 
     def successful(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import nested_tasks as tasks
 import pytest
-from gates import Gates
+from gates import Gates, pass_gate
 from waiting import ALARM_S, lines, wait_idle, wait_until
 
 import mpsteal
@@ -115,6 +115,17 @@ def test_a_wait_ends_in_time_and_can_be_taken_up_again(open_pool: Open, gates: G
     gates("go on").wait_arrived()
     gates("child").open()
     assert task.get(ALARM_S) == "False late True"
+
+
+def test_a_task_that_only_asks_comes_to_an_end(open_pool: Open, gates: Gates, short_calls: str) -> None:
+    """Alone, and where the other agent is busy for as long as it takes."""
+    assert open_pool(1, "fork").apply(tasks.ask_until_ready, (9,)) == list(range(9))
+    pool = open_pool(2, "fork")
+    other = pool.apply_async(pass_gate, (gates("busy"),))
+    gates("busy").wait_arrived()
+    assert pool.apply_async(tasks.ask_until_ready, (9,)).get(ALARM_S) == list(range(9))
+    gates("busy").open()
+    other.get(ALARM_S)
 
 
 def test_a_child_that_has_not_begun_can_be_cancelled(open_pool: Open, tmp_path: Path, short_calls: str) -> None:
