@@ -391,12 +391,11 @@ def test_input_that_ends_in_any_other_way_ends_the_results_too(how: str) -> None
     items, wanted = (cancelled(), [2]) if how == "cancelled inside" else (NoIterable(), [])
 
     async def main() -> None:
-        got: list[int] = []
         async with mpsteal.AsyncPool(1) as pool:
-            with pytest.raises(asyncio.CancelledError if wanted else LookupError, match="from within|no items"):
-                async for value in pool.imap(tasks.double, items):
-                    got.append(value)
-        assert got == wanted
+            results = pool.imap(tasks.double, items)
+            assert [await anext(results) for _ in wanted] == wanted
+            with pytest.raises(asyncio.CancelledError if wanted else LookupError, match=r"from within|no items"):
+                await anext(results)
 
     run(main)
 
