@@ -68,9 +68,8 @@ PIECES_PER_AGENT = 4
 """Chunks per agent into which a map inside a task is cut: fewer balance worse, more cost 0.1 ms each."""
 
 LOOK_NS = 1_000_000
-"""How long a wait without time, such as `ready()`, is open for calls that the parent may hand out (ns). Shorter: the
-parent, which takes 0.2 ms when it is free, comes too late again and again; longer: `ready()` is slow for who has else to
-do."""
+"""How long a wait without time, such as `ready()`, is open for calls that the parent may hand out (ns). Shorter: it,
+taking 0.2 ms when it is free, comes too late again and again; longer: `ready()` is slow for who has else to do."""
 
 _LAST = 1 << 62  # for WAITS: no child is so deep, so none is handed out
 
