@@ -211,8 +211,7 @@ class Calls(Scheduling):
         self.pending.extendleft(reversed(kept))
         carried = None if self._carry is None else self._carry[3]
         if carried is not None and (wanted is None or carried in wanted):
-            self._carry = None
-            carried._resolve(False, error)
+            self.drop_carry()._resolve(False, error)
         again: list[int] = []
         for chunk in sorted(self._take_all_back()):
             sink = self.pages.sink_of(chunk)
