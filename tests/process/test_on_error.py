@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import map_tasks as tasks
@@ -16,6 +17,7 @@ from waiting import lines, wait_until
 
 import mpsteal
 from mpsteal import AgentDiedError, Failure, TaskCancelledError
+from mpsteal.outcomes import Outcomes
 
 Open = Callable[..., mpsteal.Pool]
 
@@ -154,20 +156,21 @@ class TestCancel:
         pool.close()
         pool.join()  # the input has no end
 
-    def test_the_error_is_raised_where_an_item_before_it_was_withdrawn(
-        self, open_pool: Open, gates: Gates, tmp_path: Path
-    ) -> None:
-        path, held = str(tmp_path / "ran"), gates()
-        # One agent holds item 0 and has its next one, which is before the last, behind it; the other one comes to 49.
-        call = partial(tasks.at_gates, {0: held}, path, 3)
-        iterator = open_pool(2).imap(call, range(50), on_error="cancel")
-        held.wait_arrived()
-        wait_until(lambda: len(iterator._early) > 0 and iterator._job.closed is False)
-        held.open()
-        with pytest.raises(ValueError):
-            for _ in iterator:
-                pass
-        assert list(iterator) == []
+    def test_an_item_that_was_withdrawn_raises_what_it_was_withdrawn_for(self) -> None:
+        given: dict[int, Any] = {}
+        sink: Any = SimpleNamespace(
+            items_of=lambda index: range(index, index + 1),
+            deliver=lambda index, ok, value: given.update({index: (ok, value)}),
+        )
+        asked: list[bool] = []
+        outcomes = Outcomes(
+            sink, is_chunked=False, length=None, withdraw=lambda: asked.append(True), is_of_pool=lambda error: False
+        )
+        error, withdrawn = ValueError("the third"), TaskCancelledError("never begun")
+        outcomes.deliver(0, True, "zero")
+        outcomes.deliver(3, False, error)
+        outcomes.deliver(2, False, withdrawn)
+        assert given == {0: (True, "zero"), 3: (False, error), 2: (False, error)} and asked == [True]
 
     def test_what_can_not_be_sent_is_an_error_like_any(self, open_pool: Open) -> None:
         with pytest.raises(TypeError, match="stays at home") as raised:
