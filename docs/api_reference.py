@@ -33,7 +33,16 @@ GROUPS: tuple[tuple[str, Callable[[Any], bool]], ...] = (
     ("Errors and warnings", lambda it: inspect.isclass(it) and issubclass(it, BaseException)),
 )
 
-MADE_BY_POOLS = ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult")
+MADE_BY_POOLS = (
+    "AsyncIMapIterator",
+    "AsyncResult",
+    "ChildMapResult",
+    "ChildResult",
+    "TaskPool",
+    "IMapIterator",
+    "IMapUnorderedIterator",
+    "MapResult",
+)
 """What nobody but a pool makes: their constructors are not told."""
 
 FOR_ENGINE = ("deliver", "input_ended", "items_of", "pieces")
@@ -69,7 +78,8 @@ def entry(name: str, it: Any) -> Iterator[str]:
             yield f"**`.{method}`**\n"
             yield text_of(function)
         else:
-            yield f"**`.{method}{signature(function, bound=True)}`**\n"
+            is_async = "async " if inspect.iscoroutinefunction(function) else ""
+            yield f"**`{is_async}.{method}{signature(function, bound=True)}`**\n"
             yield text_of(function)
 
 

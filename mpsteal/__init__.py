@@ -55,6 +55,8 @@ __all__ = [
     "AsyncIMapIterator",
     "AsyncPool",
     "AsyncResult",
+    "ChildMapResult",
+    "ChildResult",
     "ConfigError",
     "CurrentAgent",
     "DeadlineWarning",
@@ -77,6 +79,7 @@ __all__ = [
     "SharedObjectError",
     "Task",
     "TaskCancelledError",
+    "TaskPool",
     "TaskTimeoutError",
     "TransferError",
     "UnmatchedTaskError",
@@ -91,6 +94,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "_agent.nested": ("ChildMapResult", "ChildResult", "TaskPool"),
     "_agent.shared": ("Shared",),
     "agents": ("Agent",),
     "aio": ("AsyncIMapIterator", "AsyncPool"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._agent import here
 from ._queue import layout as L
@@ -27,11 +27,11 @@ class CurrentAgent:
 
     Attributes:
         slot: its number; the process that replaces it has the same.
-        name: a scheduler's: its id; a Pool's: the name of its process, such as "mpsteal-0".
+        name: a scheduler's: its id; a Pool's or an Executor's: "mpsteal-0" and so on.
         capabilities: the skills that it was registered with; a Pool's has none.
         pid: its process.
         task: number of the call, or of the chunk of a map, that it runs, as errors and the log of a Pool have it. None
-            in the initializer, in the finalizer, and in a scheduler's agent, which does not know it.
+            in the initializer, in the finalizer, and in agents of a scheduler or an Executor, which do not know it.
     """
 
     slot: int
@@ -50,7 +50,10 @@ def current_agent() -> CurrentAgent | None:
     if agent is not None and agent.rules is None and not agent.has_left:
         claim = agent.words[agent.base + L.CLAIM]
         task = None if claim == L.NONE else claim
-    return CurrentAgent(spec.slot, *spec.identity, os.getpid(), task)
+    name: Any = spec.identity[0]  # of an executor's agents that have none of their own: a number
+    if not isinstance(name, str):
+        name = f"mpsteal-{name}"
+    return CurrentAgent(spec.slot, name, spec.identity[1], os.getpid(), task)
 
 
 def agent_state() -> SimpleNamespace:

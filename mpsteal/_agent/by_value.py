@@ -38,7 +38,7 @@ def is_main_interactive() -> bool:
     After `python -i script.py` it has a file, and more than what stands in that.
     """
     main = sys.modules.get("__main__")
-    has_file = getattr(main, "__spec__", None) is not None or getattr(main, "__file__", None) is not None
+    has_file = getattr(main, "__spec__", None) is not None or getattr(main, "__file__", None) not in (None, "<stdin>")
     return not has_file or hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 

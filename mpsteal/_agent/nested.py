@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from multiprocessing import TimeoutError as WaitTimeoutError
 from types import FrameType, FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from .._queue import layout as L
@@ -37,6 +37,9 @@ from .serialize import PLAIN, decode_error, encode_error
 
 if TYPE_CHECKING:
     from .loop import Agent
+
+_Item = TypeVar("_Item")
+_T = TypeVar("_T")
 
 _now = time.monotonic_ns
 
@@ -80,7 +83,7 @@ class _Kept(NamedTuple):
     call: bytes
     kind: int
     depth: int
-    result: ChildResult
+    result: ChildResult[Any]
     function: Any
     timeout_ns: int
     retries: int
@@ -127,7 +130,7 @@ class Nest:
         """How many tasks are suspended below what runs."""
         self._kept: list[_Kept] = []
         self._handed: deque[_Run] = deque()
-        self._tickets: WeakValueDictionary[int, ChildResult] = WeakValueDictionary()
+        self._tickets: WeakValueDictionary[int, ChildResult[Any]] = WeakValueDictionary()
         self._next_ticket = 0
         self._withdrawn: dict[int, bool] = {}
         self._run_ns: dict[Any, float] = {}
@@ -163,10 +166,10 @@ class Nest:
 
     # -- submitting ---------------------------------------------------------------------------------------------------
 
-    def submit(self, function: Any, args: Any, kind: int, timeout_ns: int = 0, retries: int = 0) -> ChildResult:
+    def submit(self, function: Any, args: Any, kind: int, timeout_ns: int = 0, retries: int = 0) -> ChildResult[Any]:
         """Queue a call; what cannot be pickled fails through its result."""
         self.check_here()
-        result = ChildResult(self, self.caller)
+        result: ChildResult[Any] = ChildResult(self, self.caller)
         try:
             call = self.agent.encoder.dumps((function, args))
         except Exception as error:
@@ -322,13 +325,13 @@ class Nest:
                 if result is not None:
                     result._arrived(kind, payload)
 
-    def withdraw(self, result: ChildResult) -> bool:
+    def withdraw(self, result: ChildResult[Any]) -> bool:
         """Take a call back that has not begun."""
         self.check_here()
         return bool(self._withdraw(result))
 
     @_sealed
-    def _withdraw(self, result: ChildResult) -> bool:
+    def _withdraw(self, result: ChildResult[Any]) -> bool:
         for i, kept in enumerate(self._kept):
             if kept.result is result:
                 del self._kept[i]
@@ -476,25 +479,25 @@ class TaskPool:
 
     def apply(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         args: Iterable[Any] = (),
         kwds: dict[str, Any] = {},  # noqa: B006 - the stock signature
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> Any:
+    ) -> _T:
         """Call `func(*args, **kwds)` as a task of its own and wait for its value."""
         return self.apply_async(func, args, kwds, timeout=timeout, retries=retries).get()
 
     def apply_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         args: Iterable[Any] = (),
         kwds: dict[str, Any] = {},  # noqa: B006 - the stock signature
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> ChildResult:
+    ) -> ChildResult[_T]:
         """Submit `func(*args, **kwds)` to the pool; returns a handle at once.
 
         Nobody has to wait for it: it runs all the same, also when this task is over.
@@ -516,13 +519,13 @@ class TaskPool:
 
     def map(
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[_Item], _T],
+        iterable: Iterable[_Item],
         chunksize: int | None = None,
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> list[Any]:
+    ) -> list[_T]:
         """`[func(x) for x in iterable]` over the agents, in order.
 
         Without `chunksize` the input is cut into `4` chunks per agent. `timeout` is of each item, `retries` of a chunk.
@@ -531,41 +534,43 @@ class TaskPool:
 
     def map_async(
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[_Item], _T],
+        iterable: Iterable[_Item],
         chunksize: int | None = None,
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> ChildMapResult:
+    ) -> ChildMapResult[_T]:
         """`map` that returns a handle at once."""
         return self._map(L.KIND_MAP, func, iterable, chunksize, timeout, retries)
 
     def starmap(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> list[Any]:
+    ) -> list[_T]:
         """`[func(*x) for x in iterable]` over the agents, in order."""
         return self.starmap_async(func, iterable, chunksize, timeout=timeout, retries=retries).get()
 
     def starmap_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., _T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
         *,
         timeout: float | None = None,
         retries: int = 0,
-    ) -> ChildMapResult:
+    ) -> ChildMapResult[_T]:
         """`starmap` that returns a handle at once."""
         return self._map(L.KIND_STARMAP, func, iterable, chunksize, timeout, retries)
 
-    def _map(self, kind: int, func: Any, iterable: Any, chunksize: Any, timeout: Any, retries: int) -> ChildMapResult:
+    def _map(
+        self, kind: int, func: Any, iterable: Any, chunksize: Any, timeout: Any, retries: int
+    ) -> ChildMapResult[Any]:
         timeout_ns = _timeout_ns(timeout, retries)
         items = list(iterable)
         if chunksize is None:
@@ -591,7 +596,7 @@ def _timeout_ns(timeout: Any, retries: Any) -> int:
     return max(1, int(min(timeout, 1e9) * 1e9))
 
 
-class ChildResult:
+class ChildResult(Generic[_T]):
     """Result of a call that a task has submitted; its methods are those of `AsyncResult`."""
 
     __slots__ = ("__weakref__", "_caller", "_done", "_nest", "_success", "_ticket", "_value")
@@ -642,7 +647,7 @@ class ChildResult:
         """Run other tasks of the pool until this one is over, or `timeout` seconds have passed and none runs."""
         self._wait(timeout)
 
-    def get(self, timeout: float | None = None) -> Any:
+    def get(self, timeout: float | None = None) -> _T:
         """The call's value. Until it is there this agent runs other tasks, see `wait`.
 
         Raises:
@@ -656,7 +661,7 @@ class ChildResult:
         if not self._wait(timeout):
             raise WaitTimeoutError
         if self._success:
-            return self._value
+            return self._value  # type: ignore[no-any-return]
         raise self._value
 
     def cancel(self) -> bool:
@@ -670,10 +675,10 @@ class ChildResult:
         return True
 
 
-class ChildMapResult:
+class ChildMapResult(Generic[_T]):
     """Result of a map inside a task: a list in order, or the first error once all chunks are over."""
 
-    def __init__(self, parts: list[ChildResult]) -> None:
+    def __init__(self, parts: list[ChildResult[list[_T]]]) -> None:
         self._parts = parts
 
     def __reduce__(self) -> Any:
@@ -693,7 +698,7 @@ class ChildMapResult:
         for part in self._parts:
             part.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
-    def get(self, timeout: float | None = None) -> list[Any]:
+    def get(self, timeout: float | None = None) -> list[_T]:
         """The values; raises as `ChildResult.get` does."""
         self.wait(timeout)
         if not all(part._done for part in self._parts):

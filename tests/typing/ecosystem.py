@@ -8,12 +8,14 @@ from types import SimpleNamespace
 
 from mpsteal import (
     AsyncPool,
+    ChildResult,
     CurrentAgent,
     Executor,
     Pool,
     Shared,
     agent_state,
     current_agent,
+    current_pool,
 )
 
 
@@ -54,3 +56,12 @@ def inside() -> None:
     state: SimpleNamespace = agent_state()
     agent: CurrentAgent | None = current_agent()
     use(state, agent)
+
+
+def nested() -> None:
+    pool = current_pool()
+    one: int = pool.apply(length, ("a",))
+    many: list[int] = pool.map(length, ["a"])
+    wrong: list[str] = pool.map(length, ["a"])  # type: ignore[arg-type]
+    handle: ChildResult[int] = pool.apply_async(length, ("a",))
+    use(one, many, wrong, handle.get() + 1)
