@@ -344,6 +344,7 @@ class AsyncIMapIterator(Generic[R]):
         self._ready: deque[Any] = deque()
         """Items of chunks of several that have been fetched."""
         self._unreported = 0
+        self._report_at = max(1, (job.buffersize or 1) // 4)  # now: a pool that is joined lifts the limit
 
     def __aiter__(self) -> AsyncIMapIterator[R]:
         return self
@@ -400,7 +401,7 @@ class AsyncIMapIterator(Generic[R]):
     def _consumed(self) -> None:
         # The engine is told of a part of the buffer at a time: each word costs it a wake-up.
         self._unreported += 1
-        if 4 * self._unreported > self._job.buffersize:  # type: ignore[operator]  # it has one
+        if self._unreported >= self._report_at:
             self._report()
 
     def _report(self) -> None:
@@ -411,9 +412,20 @@ class AsyncIMapIterator(Generic[R]):
 
     def _cut(self) -> None:
         """The pool is being closed: read no more input."""
-        error = PoolTerminatedError("the pool was closed before the input was read to its end")
-        engine = self._pool._engine
-        engine.call_nowait(partial(engine.dispatcher.cancels.end_input, self._job, error))
+        self._pool._engine.call_nowait(partial(_cut, self._pool, self._job))
+
+
+def _cut(pool: Pool, job: Job) -> None:
+    """Engine thread: the input of a job ends here. It may have been at its end, which the next read would have told."""
+    error: BaseException | None
+    try:
+        is_at_its_end = not job.ended and job.pull() is END
+        error = (
+            None if is_at_its_end else PoolTerminatedError("the pool was closed before the input was read to its end")
+        )
+    except BaseException as raised:
+        error = raised
+    pool._engine.dispatcher.cancels.end_input(job, error)
 
 
 # -- what the engine fills ------------------------------------------------------------------------------------------

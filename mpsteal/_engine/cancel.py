@@ -104,8 +104,8 @@ class Cancels:
 
     # -- jobs -------------------------------------------------------------------------------------------------------
 
-    def end_input(self, job: Job, error: BaseException) -> None:
-        """Read no more of its input, and send nothing more; the error follows what it has given."""
+    def end_input(self, job: Job, error: BaseException | None) -> None:
+        """Read no more of its input, and send nothing more; the error, if any, follows what it has given."""
         dispatcher = self._dispatcher
         with suppress(ValueError):
             dispatcher.pending.remove(job)

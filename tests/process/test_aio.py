@@ -478,6 +478,34 @@ def test_way_out_cuts_iterators_short() -> None:
     run(main)
 
 
+def test_results_can_be_read_while_the_pool_is_joined(gates: Gates) -> None:
+    async def main() -> None:
+        gate = gates("held")
+        async with mpsteal.AsyncPool(2) as pool:
+            results = pool.imap(pass_gate_if, [(None, i) for i in range(8)] + [(gate, 8)], buffersize=9)
+            await arrived(gate)
+
+            async def read() -> list[int]:
+                try:
+                    await until(lambda: results._job.buffersize is None, "the limits are lifted")
+                    got = [await anext(results) for _ in range(8)]
+                finally:
+                    gate.open()
+                return got + [value async for value in results]
+
+            reading = asyncio.create_task(read())
+        assert await reading == list(range(9))
+
+    run(main)
+
+
+def pass_gate_if(packed: tuple[Gate | None, int]) -> int:
+    gate, number = packed
+    if gate is not None:
+        gate.wait()
+    return number
+
+
 def test_start_that_is_cancelled_leaves_nothing() -> None:
     async def main() -> None:
         async def body() -> None:

@@ -345,6 +345,7 @@ def test_queued_batches_are_withdrawn(gates: Gates) -> None:
 
 
 SCORES = """
+import sys
 import joblib, mpsteal
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
@@ -354,24 +355,32 @@ if __name__ == "__main__":
     mpsteal.register_joblib()
     X, y = load_iris(return_X_y=True)
     got = {}
-    for backend in ("mpsteal", "loky", "threading"):
-        with joblib.parallel_config(backend=backend, n_jobs=2):
+    for backend in sys.argv[1:]:
+        options = {"context": "fork"} if backend == "fork" else {}
+        with joblib.parallel_config(backend="mpsteal" if options else backend, n_jobs=2, **options):
             search = GridSearchCV(RandomForestClassifier(4, random_state=0), {"max_depth": [1, 3]}, cv=3).fit(X, y)
             forest = RandomForestClassifier(8, random_state=1).fit(X, y)
             scores = list(search.cv_results_["mean_test_score"]), search.best_params_, search.score(X, y)
             got[backend] = *scores, forest.score(X, y), forest.predict_proba(X).tolist()
-    assert got["mpsteal"] == got["loky"] == got["threading"]
+    assert len(got) == len(sys.argv) - 1 and all(scores == got["threading"] for scores in got.values())
     print("the same")
 """
 
 
-def test_scikit_learn_gives_the_same_scores(tmp_path: Path) -> None:
-    """In a program of its own, since loky keeps helpers."""
+@pytest.mark.parametrize(
+    "backends",
+    [
+        pytest.param(["fork", "threading"], id="forked"),
+        pytest.param(["mpsteal", "loky", "threading"], id="spawned, and loky", marks=pytest.mark.stress),
+    ],
+)
+def test_scikit_learn_gives_the_same_scores(tmp_path: Path, backends: list[str]) -> None:
+    """In a program of its own, since loky keeps helpers. Spawned, each process has to import scikit-learn."""
     pytest.importorskip("sklearn")
     (tmp_path / "scores.py").write_text(SCORES)
     root = str(Path(mpsteal.__file__).resolve().parents[1])
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "scores.py")],
+        [sys.executable, str(tmp_path / "scores.py"), *backends],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))},
         stdin=subprocess.DEVNULL,
         capture_output=True,
