@@ -301,6 +301,30 @@ def fork_in_a_child() -> int:
     return current_pool().apply(fork_and_return_twice)
 
 
+def interrupted_cancel() -> str:
+    """A signal handler raises while the task waits to hear whether a call has been withdrawn."""
+    pool: Any = current_pool()
+    agent = pool._nest.agent
+
+    def stop() -> None:
+        del agent.sleep
+        raise KeyError("stopped")
+
+    for _ in range(1000):
+        call = pool.apply_async(abs, (-1,), retries=1)  # those are sent to the parent
+        agent.sleep = stop
+        try:
+            call.cancel()
+        except KeyError:
+            try:
+                return f"got {call.get(10)}"
+            except mpsteal.TaskCancelledError:
+                return "raised, and is cancelled"
+        if vars(agent).pop("sleep", None) is None:
+            return "swallowed"
+    return "not interrupted"
+
+
 def alarmed(gate: Gate, go_on: Gate) -> str:
     """A signal handler raises while the task waits for a child that has begun elsewhere."""
 

@@ -237,10 +237,13 @@ class Nest:
         self._check_stack()
         deadline = None if timeout is None else _now() + int(timeout * 1e9)
         answer = self._wait(done, deadline)
+        self._raise_interruption()
+        return bool(answer)
+
+    def _raise_interruption(self) -> None:
         error, self._interrupted = self._interrupted, None
         if error is not None:
             raise error
-        return bool(answer)
 
     def _check_stack(self) -> None:
         """Raise RecursionError while there is room for it: within our own code it would be the agent's end."""
@@ -328,7 +331,11 @@ class Nest:
     def withdraw(self, result: ChildResult[Any]) -> bool:
         """Take a call back that has not begun."""
         self.check_here()
-        return bool(self._withdraw(result))
+        is_withdrawn = bool(self._withdraw(result))
+        if is_withdrawn:
+            result._settle(False, TaskCancelledError("the call was cancelled before it started"))
+        self._raise_interruption()  # here: it is of this task, and nobody knows when the next one waits
+        return is_withdrawn
 
     @_sealed
     def _withdraw(self, result: ChildResult[Any]) -> bool:
@@ -669,10 +676,7 @@ class ChildResult(Generic[_T]):
         if self._done:
             return False
         self._check_ours()
-        if not self._nest.withdraw(self):
-            return False
-        self._settle(False, TaskCancelledError("the call was cancelled before it started"))
-        return True
+        return self._nest.withdraw(self)
 
 
 class ChildMapResult(Generic[_T]):

@@ -154,6 +154,12 @@ def test_a_signal_handler_of_the_task_ends_its_wait(open_pool: Open, gates: Gate
 # -- what runs when -------------------------------------------------------------------------------------------------
 
 
+def test_a_signal_handler_of_the_task_is_heard_when_its_cancel_waits(open_pool: Open) -> None:
+    pool = open_pool(1, "fork")
+    assert pool.apply_async(tasks.interrupted_cancel).get(ALARM_S) == "raised, and is cancelled"
+    assert pool.apply_async(tasks.chain, (2,)).get(ALARM_S) == 2  # and by no other task
+
+
 def test_a_waiting_task_is_not_buried_under_what_is_not_deeper(
     open_pool: Open, gates: Gates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
