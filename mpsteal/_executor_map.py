@@ -15,11 +15,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
-from .errors import PoolTerminatedError
+from .errors import BrokenProcessPool, PoolTerminatedError
 
 
 def map_calls(

@@ -7,9 +7,16 @@ attributes and survive pickling.
 
 from __future__ import annotations
 
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import pool as _stock
 from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures.process import BrokenProcessPool
+else:
+    try:
+        from concurrent.futures.process import BrokenProcessPool
+    except RuntimeError:  # the program ends, and that module can register no exit handler any more; a Pool needs none
+        from concurrent.futures import BrokenExecutor as BrokenProcessPool
 
 
 class MpstealError(Exception):

@@ -34,7 +34,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor as StockExecutor
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -58,7 +57,7 @@ from ._executor_future import ExecutorFuture
 from ._executor_map import map_calls
 from ._policy.rules import BalancingRules, MatchingRules, Rules, StealingRules
 from .agents import Agent
-from .errors import AgentStartError, DeadlineWarning
+from .errors import AgentStartError, BrokenProcessPool, DeadlineWarning
 from .metrics import WorkStealingMetrics
 from .pool import AgentStats, PoolStats
 from .tasks import check_priority, skill_set

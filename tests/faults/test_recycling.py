@@ -450,8 +450,6 @@ def test_agent_stays_while_no_successor_can_be_started(
 ) -> None:
     """Better an old one than none."""
     monkeypatch.setattr(recycle, "SPARE_PAUSE_FIRST_S", 0.05)
-    pool = open_pool(1, max_age=0.2)
-    before = pool.apply(os.getpid)
     refused: list[int] = []
 
     def refuse(self: Spares, slot: int) -> bool:
@@ -460,6 +458,8 @@ def test_agent_stays_while_no_successor_can_be_started(
 
     with monkeypatch.context() as patch:
         patch.setattr(Spares, "start", refuse)
+        pool = open_pool(1, max_age=0.2)
+        before = pool.apply(os.getpid)
         wait_until(lambda: pool.apply(os.getpid) == before and len(refused) >= 3, "it was tried")
         assert agent_pids(pool) == [before]
     wait_until(lambda: pool.apply(os.getpid) != before, "replaced when that is over")

@@ -19,7 +19,7 @@ import fault_tasks as tasks
 import psutil
 import pytest
 from gates import Gates, pass_gate
-from waiting import agent_pids, is_gone, lines, wait_gone, wait_idle, wait_until
+from waiting import agent_pids, is_gone, lines, program, wait_gone, wait_idle, wait_until
 
 import mpsteal
 
@@ -396,3 +396,23 @@ def test_agent_with_few_descriptors_of_its_own(open_pool: Open, gates: Gates) ->
 def pass_gate_free(value: int) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     return value
+
+
+def test_pool_is_first_used_when_the_main_thread_is_over(tmp_path: Path) -> None:
+    """As the stock pool may be; `concurrent.futures.process` cannot be imported then."""
+    with program(tmp_path, FIRST_USED_LATE) as run:
+        assert run.wait() == 0, run.errors
+        assert run.output == "3\n"
+
+
+FIRST_USED_LATE = """
+import threading
+
+def late():
+    threading.main_thread().join()
+    import mpsteal
+    with mpsteal.Pool(1) as pool:
+        print(pool.apply(abs, (-3,)))
+
+threading.Thread(target=late).start()
+"""

@@ -21,6 +21,9 @@ import os
 import sys
 import traceback
 
+# With it what the tests take for unpicklable would travel, as it should.
+sys.modules["cloudpickle"] = None
+
 CONTROL = "multiprocessing.pool:Pool"
 REPLACED = os.environ.get("MPSTEAL_DROPIN_POOL", "mpsteal:Pool") != CONTROL
 
