@@ -11,7 +11,7 @@ from multiprocessing import pool as _stock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from concurrent.futures.process import BrokenProcessPool
+    from concurrent.futures.process import BrokenProcessPool as BrokenProcessPool
 else:
     try:
         from concurrent.futures.process import BrokenProcessPool
