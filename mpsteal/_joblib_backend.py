@@ -19,9 +19,9 @@ from functools import partial
 from multiprocessing import current_process
 from typing import Any
 
-from joblib import cpu_count  # type: ignore[import-untyped]
-from joblib._parallel_backends import FallbackToBackend, SequentialBackend  # type: ignore[import-untyped]
-from joblib.parallel import ParallelBackendBase  # type: ignore[import-untyped]
+from joblib import cpu_count
+from joblib._parallel_backends import FallbackToBackend, SequentialBackend
+from joblib.parallel import ParallelBackendBase
 
 from ._agent.apart import ApartContext
 from ._agent.inner_threads import VARIABLES

@@ -30,7 +30,7 @@ def register_joblib(*, make_default: bool = False) -> None:
         ImportError: joblib is not installed.
     """
     try:
-        import joblib  # type: ignore[import-untyped]
+        import joblib
     except ImportError as error:
         raise ImportError('mpsteal.register_joblib needs joblib: pip install "mpsteal[joblib]"') from error
     from ._joblib_backend import MpstealBackend
@@ -73,9 +73,9 @@ def dumps(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
 
 def _cloudpickle() -> Any:
     try:
-        import cloudpickle  # type: ignore[import-untyped]
+        import cloudpickle
     except ImportError:  # joblib needs it from 1.6 on, and brings its own before
-        from joblib.externals import cloudpickle  # type: ignore[import-untyped]
+        from joblib.externals import cloudpickle
     return cloudpickle
 
 
