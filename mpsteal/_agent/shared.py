@@ -57,7 +57,7 @@ class Shared(Generic[T]):
 
     It may be sent to agents as an argument, inside other objects, in a `functools.partial`, to any number of tasks:
     only its place is pickled. The memory is freed when the last handle in the process that made it is gone, all tasks
-    that carry one are over, and no agent reads the object any more.
+    that carry one are over (those that tasks submit do not count), and no agent reads the object any more.
 
     Attributes:
         nbytes: how much memory it takes.
