@@ -15,6 +15,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from .._agent import by_value
 from .._agent.buffers import Ticket
 from .._agent.serialize import Encoder
 from .._agent.shared import Place, Shared, made, parts_of
@@ -52,7 +53,13 @@ class Shares:
 
 def share(engine: Engine, value: Any) -> Shared[Any]:
     """Put an object into the segment of this engine; see `Pool.share`."""
-    pickled, aside = Encoder().dumps_apart(value)
+    try:
+        pickled, aside = Encoder().dumps_apart(value)
+    except by_value.REFUSALS as error:
+        told = by_value.explain(error)
+        if told is error:
+            raise
+        raise told from error
     number, parts = parts_of(pickled, [one for one in aside if type(one) is memoryview])
     inner = [one.keeps for one in aside if type(one) is Ticket]  # handles within it live as long as this one
     size = sum([aligned(memoryview(part).nbytes) for part in parts])

@@ -338,3 +338,11 @@ def test_id_goes_before_the_memory_does(open_pool: Open, monkeypatch: pytest.Mon
     wait_until(lambda: seen, "freed")
     assert seen == [bytes(8)]
     assert place.id
+
+
+def test_what_only_a_copy_could_carry_is_refused_by_the_name_of_the_extra(
+    open_pool: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with pytest.raises((pickle.PicklingError, AttributeError), match=r"lambda.*mpsteal\[cloudpickle\]"):
+        open_pool(1).share([lambda: 3])
