@@ -28,8 +28,9 @@ from ._engine.loop import RUN as _ENGINE_RUN
 from ._engine.loop import Engine
 from ._engine.recycle import AgentLimits
 from ._engine.surroundings import AUTO, check_inner_threads
-from ._engine.terms import Terms, check_seconds
+from ._engine.terms import Terms
 from ._engine.vitals import STUCK_AFTER_S
+from ._policy.amounts import check_seconds
 from .errors import PoolTerminatedError
 from .maps import MapCalls, _check_count
 from .results import AsyncResult, LimitedResult

@@ -27,6 +27,7 @@ from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
+from .._policy.amounts import check_retries, limit_ns
 from .._queue import layout as L
 from .._queue import replies, results
 from .._queue.replies import ReplyReader
@@ -519,7 +520,8 @@ class TaskPool:
             ValueError, TypeError: `timeout` is no positive number, or `retries` no whole number from 0 on.
             RuntimeError: called in another thread than the task's own, or in a fork.
         """
-        timeout_ns = _timeout_ns(timeout, retries)
+        check_retries(retries)
+        timeout_ns = limit_ns(timeout)
         if kwds:
             return self._nest.submit(func, (tuple(args), dict(kwds)), L.KIND_CALL_KWDS, timeout_ns, retries)
         return self._nest.submit(func, tuple(args), L.KIND_CALL, timeout_ns, retries)
@@ -578,7 +580,8 @@ class TaskPool:
     def _map(
         self, kind: int, func: Any, iterable: Any, chunksize: Any, timeout: Any, retries: int
     ) -> ChildMapResult[Any]:
-        timeout_ns = _timeout_ns(timeout, retries)
+        check_retries(retries)
+        timeout_ns = limit_ns(timeout)
         items = list(iterable)
         if chunksize is None:
             chunksize = -(-len(items) // (PIECES_PER_AGENT * self._nest.agents))
@@ -589,18 +592,6 @@ class TaskPool:
         kind |= L.TIMED if timeout_ns else 0
         pieces = [items[at : at + chunksize] for at in range(0, len(items), max(1, chunksize))]
         return ChildMapResult([self._nest.submit(func, piece, kind, timeout_ns, retries) for piece in pieces])
-
-
-def _timeout_ns(timeout: Any, retries: Any) -> int:
-    if type(retries) is not int or retries < 0:
-        raise ValueError(f"retries must be a whole number from 0 on, not {retries!r}")
-    if timeout is None:
-        return 0
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
-    if not 0 < timeout < float("inf"):
-        raise ValueError(f"timeout must be a finite number of seconds above 0, not {timeout!r}; None means none")
-    return max(1, int(min(timeout, 1e9) * 1e9))
 
 
 class ChildResult(Generic[_T]):

@@ -5,15 +5,13 @@ The front door makes them, the engine keeps them up to date. Calls of a Pool hav
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
+from .._policy.amounts import LONGEST_S, check_retries, check_seconds, limit_ns
+
 if TYPE_CHECKING:
     import datetime
-
-_EPOCH_S = 1e9
-"""A deadline of more seconds is taken for a point in time that was given by mistake (30 years)."""
 
 
 class Terms:
@@ -47,22 +45,19 @@ class Terms:
         retries: int = 0,
         cost: float | None = None,
     ) -> None:
-        if timeout is not None:
-            check_seconds("timeout", timeout)
+        self.timeout_ns = limit_ns(timeout)
         if cost is not None:
             check_seconds("cost", cost)
-        if type(retries) is not int or retries < 0:
-            raise ValueError(f"retries must be a whole number from 0 on, not {retries!r}")
+        check_retries(retries)
         if deadline is not None and not _is_time(deadline):
             seconds: Any = deadline
             check_seconds("deadline", seconds, may_be_past=True)
-            if seconds > _EPOCH_S:
+            if seconds > LONGEST_S:
                 raise ValueError(
                     f"deadline counts seconds from the submission on, and {seconds!r} are {seconds / 31_557_600:.0f} "
                     "years; a point in time is a datetime"
                 )
         self.deadline, self.timeout, self.retries, self.cost = deadline, timeout, retries, cost
-        self.timeout_ns = max(1, int(min(timeout, _EPOCH_S) * 1e9)) if timeout is not None else 0
         self.deadline_ns = 0
         self.tries_left = retries
         self.at_risk = self.missed = False
@@ -136,13 +131,3 @@ def _is_time(deadline: Any) -> bool:
     import datetime  # here: a Pool needs none
 
     return isinstance(deadline, datetime.datetime)
-
-
-def check_seconds(name: str, value: float, *, may_be_past: bool = False) -> None:
-    """Raise TypeError or ValueError unless it is a finite number of seconds above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        or_a_time = " or a datetime" if may_be_past else ""
-        raise TypeError(f"{name} must be a number of seconds{or_a_time}, not {value!r}")
-    if not math.isfinite(value) or (value <= 0 and not may_be_past):
-        least = "" if may_be_past else " above 0"
-        raise ValueError(f"{name} must be a finite number of seconds{least}, not {value!r}; None means none")
