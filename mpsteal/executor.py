@@ -96,10 +96,6 @@ _is_exiting = False
 
 
 def _disown() -> None:
-    # Agents are no children of this process; `multiprocessing` would try to join them when it exits.
-    ours: set[Any] = getattr(multiprocessing.process, "_children", set())
-    for engine in list(_engines):
-        ours.difference_update(engine.crew.family)
     for executor in list(_executors):
         executor._lock = threading.RLock()  # another thread may have held it
         if executor._engine is not None:

@@ -52,11 +52,8 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 def _disown_pools() -> None:
-    # Agents are no children of this process; `multiprocessing` would try to join them when it exits.
-    ours: set[Any] = getattr(multiprocessing.process, "_children", set())
     for pool in list(_pools):
         pool._state = FOREIGN
-        ours.difference_update(pool._engine.crew.family)
 
 
 os.register_at_fork(after_in_child=_disown_pools)

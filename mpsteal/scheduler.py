@@ -66,10 +66,7 @@ _schedulers: weakref.WeakSet[WorkStealingScheduler] = weakref.WeakSet()
 
 
 def _disown() -> None:
-    # Agents are no children of this process; `multiprocessing` would try to join them when it exits.
-    ours: set[Any] = getattr(multiprocessing.process, "_children", set())
     for scheduler in list(_schedulers):
-        ours.difference_update(scheduler._engine.crew.family)
         scheduler._state = "foreign"
 
 

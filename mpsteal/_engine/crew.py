@@ -10,9 +10,12 @@ told to the engine, which has the handles to fail.
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import selectors
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +70,19 @@ BARREN_S, BARREN_PAUSE_LAST_S = 1.0, 30.0
 """An agent that died within so long of its start and had taken no task was barren. The first is replaced at once; after
 the second in a row there is a pause (`RESPAWN_PAUSE_S`), doubled with each up to the longest; 1 s where no other agent
 works. Shorter burns CPU on agents that are killed as they come; longer lets an agent be missed when that is over."""
+
+
+_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+
+
+def _disown() -> None:
+    # Agents are no children of this process; `multiprocessing` would try to join them when it exits.
+    ours: set[Any] = getattr(multiprocessing.process, "_children", set())
+    for crew in list(_crews):
+        ours.difference_update(crew.family)
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 class Crew:
@@ -124,6 +140,7 @@ class Crew:
         self._failures_in_row = 0
         self._barren: dict[int, int] = {}
         """How many in a row died before they had taken a task, by slot."""
+        _crews.add(self)
 
     @property
     def family(self) -> list[Any]:
