@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from .joblib import register_joblib, shutdown_joblib
     from .metrics import WorkStealingMetrics
     from .outcomes import Failure
-    from .pool import AgentStats, Pool, PoolStats
+    from .pool import Pool
     from .results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
     from .scheduler import WorkStealingScheduler
+    from .stats import AgentStats, PoolStats
     from .tasks import Task
 
 __version__ = "0.1.0"
@@ -122,9 +123,10 @@ _HOMES = {
     "joblib": ("register_joblib", "shutdown_joblib"),
     "metrics": ("WorkStealingMetrics",),
     "outcomes": ("Failure",),
-    "pool": ("AgentStats", "Pool", "PoolStats"),
+    "pool": ("Pool",),
     "results": ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"),
     "scheduler": ("WorkStealingScheduler",),
+    "stats": ("AgentStats", "PoolStats"),
     "tasks": ("Task",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

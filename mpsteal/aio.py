@@ -29,22 +29,20 @@ from typing import Any, Generic, TypeVar
 from ._agent.shared import Shared
 from ._engine.jobs import END, FEEDER_DEPTH, WAIT, WINDOW_CHUNKS, Job
 from ._engine.loop import ENDED, NOBODY
-from ._engine.terms import NO_TERMS, Terms
+from ._engine.terms import Terms
 from ._policy.chunking import CHUNKS_AHEAD_PER_AGENT
 from ._queue.layout import KIND_CALL, KIND_MAP, KIND_STARMAP
 from .errors import PoolTerminatedError
-from .maps import _batches, _check_count
-from .pool import TERMINATE, Pool, PoolStats
+from .maps import PLAIN_INPUTS, batches, check_count, terms_for
+from .pool import TERMINATE, Pool
 from .results import IMapIterator, IMapUnorderedIterator, LimitedResult, MapResult
+from .stats import PoolStats
 
 R = TypeVar("R")
 
 BUFFER_CHUNKS = 1024
 """Chunks of an `imap` in flight, or finished and not yet fetched, where the caller does not say. Fewer: agents run out
 of work while the loop is busy with something else; more: more results lie in memory when the consumer is slow."""
-
-_SEQUENCES = (list, tuple, range, str, bytes, dict, set, frozenset)
-"""Input whose iteration runs no user code, so that it cannot hold up the loop."""
 
 
 class AsyncPool:
@@ -178,7 +176,7 @@ class AsyncPool:
 
         Raises what the call raises, or what `AsyncResult.get` does; ValueError where the pool takes no more calls.
         """
-        return self._apply(func, args, kwds, _site(), _terms(timeout, retries), end_running)
+        return self._apply(func, args, kwds, _site(), terms_for(timeout, retries), end_running)
 
     async def _apply(self, func: Any, args: Any, kwds: Any, site: Any, terms: Terms, end_running: bool) -> Any:
         mailbox = self._mailbox()
@@ -204,7 +202,7 @@ class AsyncPool:
     ) -> Coroutine[Any, Any, list[R]]:
         """`[func(x) for x in iterable]` over the agents, in order; await the list. Arguments as in `Pool.map` and here
         in `apply`."""
-        return self._map(func, iterable, KIND_MAP, chunksize, _site(), _terms(timeout, retries), end_running)
+        return self._map(func, iterable, KIND_MAP, chunksize, _site(), terms_for(timeout, retries), end_running)
 
     def starmap(
         self,
@@ -217,17 +215,17 @@ class AsyncPool:
         end_running: bool = False,
     ) -> Coroutine[Any, Any, list[R]]:
         """`map` of `func(*x)`."""
-        return self._map(func, iterable, KIND_STARMAP, chunksize, _site(), _terms(timeout, retries), end_running)
+        return self._map(func, iterable, KIND_STARMAP, chunksize, _site(), terms_for(timeout, retries), end_running)
 
     async def _map(
         self, func: Any, iterable: Any, kind: int, chunksize: int | None, site: Any, terms: Terms, end_running: bool
     ) -> Any:
         mailbox = self._mailbox()
         if chunksize is not None:
-            _check_count("chunksize", chunksize, 0, "None lets the pool choose")
+            check_count("chunksize", chunksize, 0, "None lets the pool choose")
         if isinstance(iterable, AsyncIterable):
             items: Any = [item async for item in iterable]
-        elif type(iterable) in _SEQUENCES:
+        elif type(iterable) in PLAIN_INPUTS:
             items = iterable if type(iterable) in (tuple, range) else list(iterable)
         else:
             iter(iterable)  # what cannot be iterated is refused in the caller's words
@@ -268,7 +266,7 @@ class AsyncPool:
         Raises ValueError or TypeError for arguments that cannot be, or where the pool takes no more calls. The iterator
         raises in the place of a result what its call raised, and goes on after it.
         """
-        terms = _terms(timeout, retries)
+        terms = terms_for(timeout, retries)
         return self._imap(_IMap, func, iterable, chunksize, buffersize, _site(), terms, end_running)
 
     def imap_unordered(
@@ -283,7 +281,7 @@ class AsyncPool:
         end_running: bool = False,
     ) -> AsyncIMapIterator[R]:
         """`imap` that gives results as they come."""
-        terms = _terms(timeout, retries)
+        terms = terms_for(timeout, retries)
         return self._imap(_IMapUnordered, func, iterable, chunksize, buffersize, _site(), terms, end_running)
 
     def _imap(
@@ -298,9 +296,9 @@ class AsyncPool:
         end_running: bool,
     ) -> AsyncIMapIterator[Any]:
         mailbox, pool = self._mailbox(), self._pool
-        _check_count("chunksize", chunksize, 1, "1 sends each item alone")
+        check_count("chunksize", chunksize, 1, "1 sends each item alone")
         if buffersize is not None:
-            _check_count("buffersize", buffersize, 1, "None means 1024")
+            check_count("buffersize", buffersize, 1, "None means 1024")
         buffersize = buffersize or BUFFER_CHUNKS
         source: _Source | None = None
         if isinstance(iterable, AsyncIterable):
@@ -308,7 +306,7 @@ class AsyncPool:
             payloads: Any = iter(())
         else:
             items = iter(iterable)  # here: what cannot be iterated is refused in the caller's words
-            payloads = zip(items) if chunksize == 1 else _batches(items, chunksize)
+            payloads = zip(items) if chunksize == 1 else batches(items, chunksize)
         sink = cls(pool, chunksize, mailbox)
         job = Job(
             func,
@@ -317,7 +315,7 @@ class AsyncPool:
             sink,
             window=WINDOW_CHUNKS,
             buffersize=buffersize,
-            threaded=source is None and type(iterable) not in _SEQUENCES,
+            threaded=source is None and type(iterable) not in PLAIN_INPUTS,
             wake=pool._engine.poke,
             feeder=source,
             site=site,
@@ -702,10 +700,6 @@ def _site() -> tuple[Any, int]:
     """Where the caller of our caller is, for errors."""
     frame = sys._getframe(2)
     return frame.f_code, frame.f_lasti
-
-
-def _terms(timeout: float | None, retries: int) -> Terms:
-    return NO_TERMS if timeout is None and retries == 0 else Terms(None, timeout, retries)
 
 
 async def _in_thread(function: Callable[[], R], unwanted: Callable[[R], object] | None = None) -> R:

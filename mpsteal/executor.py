@@ -34,7 +34,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor as StockExecutor
 from concurrent.futures import Future
-from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,7 +41,6 @@ from ._agent.launch import Balancing
 from ._agent.shared import Shared
 from ._engine.calls import PRIORITY, CallCollector, Calls
 from ._engine.classes import CLASSES
-from ._engine.counts import Counts
 from ._engine.cpus import usable_cpus
 from ._engine.dispatch import name_of
 from ._engine.future import PENDING
@@ -59,7 +57,7 @@ from ._policy.rules import BalancingRules, MatchingRules, Rules, StealingRules
 from .agents import Agent
 from .errors import AgentStartError, BrokenProcessPool, DeadlineWarning
 from .metrics import WorkStealingMetrics
-from .pool import AgentStats, PoolStats
+from .stats import PoolStats, stats_of
 from .tasks import check_priority, skill_set
 
 if TYPE_CHECKING:
@@ -313,11 +311,7 @@ class Executor(StockExecutor):
 
     def stats(self) -> PoolStats:
         """What each agent has done so far, and what has gone wrong, as `Pool.stats`."""
-        engine = self._engine
-        if engine is None:
-            return PoolStats(())
-        counts = {field.name: getattr(engine.dispatcher.counts, field.name) for field in fields(Counts)}
-        return PoolStats(tuple(AgentStats(**row) for row in engine.status()), **counts)
+        return PoolStats(()) if self._engine is None else stats_of(self._engine)
 
     # -- what users see of the stock executor's inside --------------------------------------------------------------
 

@@ -51,7 +51,7 @@ class IMapOptions(MapOptions, total=False):
     buffersize: int | None
 
 
-_SEQUENCES = (list, tuple, range, str, bytes, dict, set, frozenset)
+PLAIN_INPUTS = (list, tuple, range, str, bytes, dict, set, frozenset)
 """Input whose iteration runs no user code and cannot block, so the engine reads it by itself."""
 
 
@@ -110,7 +110,7 @@ class MapCalls:
 
         Raises what the first call that failed has raised; ValueError or TypeError for arguments that cannot be.
         """
-        frame, terms = sys._getframe(1), _terms(timeout, retries)
+        frame, terms = sys._getframe(1), terms_for(timeout, retries)
         result = self._map_async(func, iterable, KIND_MAP, chunksize, None, None, frame, terms, progress, on_error)
         try:
             return result.get()
@@ -157,7 +157,7 @@ class MapCalls:
         on_error: OnError = "raise",
     ) -> MapResult[_T] | MapResult[_T | Failure]:
         """`map` that returns a handle at once."""
-        frame, terms = sys._getframe(1), _terms(timeout, retries)
+        frame, terms = sys._getframe(1), terms_for(timeout, retries)
         return self._map_async(
             func, iterable, KIND_MAP, chunksize, callback, error_callback, frame, terms, progress, on_error
         )
@@ -196,7 +196,7 @@ class MapCalls:
         on_error: OnError = "raise",
     ) -> list[_T] | list[_T | Failure]:
         """`[func(*x) for x in iterable]` over the agents, in order."""
-        frame, terms = sys._getframe(1), _terms(timeout, retries)
+        frame, terms = sys._getframe(1), terms_for(timeout, retries)
         result = self._map_async(func, iterable, KIND_STARMAP, chunksize, None, None, frame, terms, progress, on_error)
         try:
             return result.get()
@@ -243,7 +243,7 @@ class MapCalls:
         on_error: OnError = "raise",
     ) -> MapResult[_T] | MapResult[_T | Failure]:
         """`starmap` that returns a handle at once."""
-        frame, terms = sys._getframe(1), _terms(timeout, retries)
+        frame, terms = sys._getframe(1), terms_for(timeout, retries)
         return self._map_async(
             func, iterable, KIND_STARMAP, chunksize, callback, error_callback, frame, terms, progress, on_error
         )
@@ -265,7 +265,7 @@ class MapCalls:
         # A copy of what may change while it is read, and whatever user code there is in it runs here.
         items: Sequence[Any] = iterable if type(iterable) in (tuple, range) else list(iterable)  # type: ignore[assignment]
         if chunksize is not None:
-            _check_count("chunksize", chunksize, 0, "None lets the pool choose")
+            check_count("chunksize", chunksize, 0, "None lets the pool choose")
         site = (frame.f_code, frame.f_lasti)
         pool: Any = self
         result: MapResult[Any] = MapResult(pool, len(items), callback, error_callback)
@@ -336,7 +336,7 @@ class MapCalls:
                 the first error the input is read no further and what has not started is withdrawn; the error is raised
                 in its place, after the results that come before it, and there is nothing after it.
         """
-        terms = _terms(timeout, retries)
+        terms = terms_for(timeout, retries)
         kind: type[IMapIterator[_T]] = IMapIterator if chunksize == 1 else ChunkedIMapIterator
         return self._imap(kind, func, iterable, chunksize, buffersize, sys._getframe(1), terms, progress, on_error)
 
@@ -375,7 +375,7 @@ class MapCalls:
         on_error: OnError = "raise",
     ) -> IMapUnorderedIterator[_T] | IMapUnorderedIterator[_T | Failure]:
         """`imap` that gives results as they come."""
-        terms = _terms(timeout, retries)
+        terms = terms_for(timeout, retries)
         kind: type[IMapUnorderedIterator[_T]] = IMapUnorderedIterator
         if chunksize != 1:
             kind = ChunkedIMapUnorderedIterator
@@ -397,12 +397,12 @@ class MapCalls:
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
         if buffersize is not None:
-            _check_count("buffersize", buffersize, 1, "None means no limit")
+            check_count("buffersize", buffersize, 1, "None means no limit")
         engine = self._engine
         pool: Any = self
         out = cls(pool, chunksize)
         items: Iterator[Any] = iter(iterable)  # here: what cannot be iterated is refused in the caller's thread
-        payloads: Iterator[Any] = zip(items) if chunksize == 1 else out._sized(_batches(items, chunksize))
+        payloads: Iterator[Any] = zip(items) if chunksize == 1 else out._sized(batches(items, chunksize))
         sink, flags = between(pool, out, on_error, length=None, is_chunked=chunksize > 1)
         out._ends_at_error = on_error == "cancel"
         if progress is not False:
@@ -415,7 +415,7 @@ class MapCalls:
             sink,
             window=WINDOW_CHUNKS,
             buffersize=buffersize,
-            threaded=type(iterable) not in _SEQUENCES,
+            threaded=type(iterable) not in PLAIN_INPUTS,
             wake=engine.poke,
             site=(frame.f_code, frame.f_lasti),
             terms=terms,
@@ -426,11 +426,11 @@ class MapCalls:
         return out
 
 
-def _terms(timeout: float | None, retries: int) -> Terms:
+def terms_for(timeout: float | None, retries: int) -> Terms:
     return NO_TERMS if timeout is None and retries == 0 else Terms(None, timeout, retries)
 
 
-def _check_count(name: str, value: object, least: int, hint: str) -> None:
+def check_count(name: str, value: object, least: int, hint: str) -> None:
     try:
         ok = operator.index(value) >= least  # type: ignore[arg-type]  # what has no __index__ is told below
     except TypeError:
@@ -439,6 +439,6 @@ def _check_count(name: str, value: object, least: int, hint: str) -> None:
         raise ValueError(f"{name} must be a positive int or None, not {value!r}; {hint}")
 
 
-def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while batch := list(islice(items, size)):
         yield batch

@@ -16,7 +16,6 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
@@ -32,8 +31,9 @@ from ._engine.terms import Terms
 from ._engine.vitals import STUCK_AFTER_S
 from ._policy.amounts import check_seconds
 from .errors import PoolTerminatedError
-from .maps import MapCalls, _check_count
+from .maps import MapCalls, check_count
 from .results import AsyncResult, LimitedResult
+from .stats import PoolStats, stats_of
 
 _Self = TypeVar("_Self", bound="Pool")
 _T = TypeVar("_T")
@@ -57,73 +57,6 @@ def _disown_pools() -> None:
 
 
 os.register_at_fork(after_in_child=_disown_pools)
-
-
-@dataclass(frozen=True)
-class AgentStats:
-    """What one agent has done so far (all processes that have held its slot together).
-
-    Attributes:
-        slot: number of the agent.
-        pid: its process now; None: none.
-        state: "starting", "ready", "leaving" (it was told to, and may still run something), "failed" or "empty".
-        tasks_done: chunks finished.
-        busy_s: seconds spent in tasks (unpickling and calling).
-        steals, steals_failed: rounds of stealing that found something, or nothing.
-        chunks_stolen, chunks_lost: chunks taken from others, taken by others.
-        repairs: half-done steals of dead agents that this one mended.
-        parked: whether it waits for work.
-        running_s: seconds since it started what it runs; 0.0: nothing.
-        health: "starting", "idle", "busy", "stuck" (for a while neither a result nor any CPU time), "stopped" (by a
-            signal) or "dead" (its process is being replaced).
-    """
-
-    slot: int
-    pid: int | None
-    state: str
-    tasks_done: int
-    busy_s: float
-    steals: int
-    steals_failed: int
-    chunks_stolen: int
-    chunks_lost: int
-    repairs: int
-    parked: bool
-    running_s: float
-    health: str
-
-
-@dataclass(frozen=True)
-class PoolStats:
-    """What a pool has done so far.
-
-    Attributes:
-        agents: by slot, of every slot that ever had an agent.
-        agent_deaths: agents lost while they ran a task.
-        agents_replaced: started in the place of one that died, whatever it did then.
-        agents_recycled: started in the place of one that left by rule (`maxtasksperchild`, `max_age`, `max_rss`).
-        agents_stuck: times that an agent came to be seen as stuck.
-        timeouts: calls (or chunks) ended by their `timeout`.
-        retried: times that one ran again, by its `retries`.
-    """
-
-    agents: tuple[AgentStats, ...]
-    agent_deaths: int = 0
-    agents_replaced: int = 0
-    agents_recycled: int = 0
-    agents_stuck: int = 0
-    timeouts: int = 0
-    retried: int = 0
-
-    @property
-    def tasks_done(self) -> int:
-        """Chunks finished by all agents."""
-        return sum(a.tasks_done for a in self.agents)
-
-    @property
-    def steals(self) -> int:
-        """Successful rounds of stealing."""
-        return sum(a.steals for a in self.agents)
 
 
 class Pool(MapCalls):
@@ -195,9 +128,9 @@ class Pool(MapCalls):
         if processes < 1:
             raise ValueError(f"Number of processes must be at least 1, not {processes!r}; None means one per CPU")
         if maxtasksperchild is not None:
-            _check_count("maxtasksperchild", maxtasksperchild, 1, "None means no limit")
+            check_count("maxtasksperchild", maxtasksperchild, 1, "None means no limit")
         if max_rss is not None:
-            _check_count("max_rss", max_rss, 1, "it is a number of bytes, such as 1 << 30; None means no limit")
+            check_count("max_rss", max_rss, 1, "it is a number of bytes, such as 1 << 30; None means no limit")
         if max_age is not None:
             check_seconds("max_age", max_age)
         if stuck_after is not None:
@@ -210,7 +143,7 @@ class Pool(MapCalls):
         if max_processes is None:
             max_processes = max(ROOM_LEAST, ROOM_FACTOR * processes, ROOM_FACTOR * (os.cpu_count() or 1))
         else:
-            _check_count("max_processes", max_processes, processes, f"the pool starts with {processes}; None: see help")
+            check_count("max_processes", max_processes, processes, f"the pool starts with {processes}; None: see help")
         self._processes = processes
         engine: Engine | None = None
         try:
@@ -406,7 +339,7 @@ class Pool(MapCalls):
         """
         self._check_running()
         most = self._engine.capacity
-        _check_count("processes", processes, 1, "an int")
+        check_count("processes", processes, 1, "an int")
         processes = operator.index(processes)
         if processes > most:
             raise ValueError(
@@ -475,8 +408,7 @@ class Pool(MapCalls):
 
     def stats(self) -> PoolStats:
         """What each agent has done so far, and what has gone wrong."""
-        engine = self._engine
-        return PoolStats(tuple(AgentStats(**row) for row in engine.status()), **vars(engine.dispatcher.counts))
+        return stats_of(self._engine)
 
 
 _APPLY_CODE = Pool.apply.__code__

@@ -14,7 +14,7 @@ from typing_extensions import assert_type
 
 import mpsteal
 from mpsteal import AsyncResult, Failure, IMapIterator, IMapUnorderedIterator, MapResult, Pool
-from mpsteal.pool import AgentStats
+from mpsteal.stats import AgentStats
 
 
 def length(word: str) -> int:
