@@ -215,7 +215,7 @@ class Engine:
         if self._with_logs:
             self.logs = self.dispatcher.logs = LogReader(self.dispatcher.id_if_there, self.dispatcher.agent_id)
             self._cleanup.callback(self.logs.finish)
-        self._outfitter = Outfitter(self._inner_threads, self._agents_expected, self.logs, method)
+        self._outfitter = Outfitter(self._inner_threads, max(self._agents_expected, len(self.slots)), self.logs, method)
         self.crew = Crew(
             self._make_spec,
             make_process,

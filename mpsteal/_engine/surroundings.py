@@ -7,7 +7,7 @@ import os
 
 from .._agent import inner_threads, logs
 from .._agent.surroundings import Surroundings
-from .cpus import usable_cpus
+from .cpus import allowed_cpus, usable_cpus
 from .logs import LogReader
 
 AUTO = "auto"
@@ -38,7 +38,12 @@ class Outfitter:
 
     def __init__(self, threads: int | str | None, agents: int, reader: LogReader | None, method: str) -> None:
         self._threads, self._agents, self._reader, self._method = threads, agents, reader, method
-        self._cpus = usable_cpus() if threads == AUTO else 0
+        self._cpus = 0
+        if threads == AUTO:
+            # Where each agent gets one thread anyhow, the quota changes nothing, and is not looked for at every start.
+            self._cpus = allowed_cpus()
+            if self._cpus > agents:
+                self._cpus = usable_cpus()
         if method == "fork" and threads is not None:
             inner_threads.look()
 

@@ -36,6 +36,7 @@ def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the user has set none of the variables, on a machine of eight CPUs."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(surroundings, "allowed_cpus", lambda: 8)
     monkeypatch.setattr(surroundings, "usable_cpus", lambda: 8)
 
 
