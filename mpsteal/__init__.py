@@ -95,7 +95,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "_agent.nested": ("ChildMapResult", "ChildResult", "TaskPool"),
+    "_agent.task_pool": ("ChildMapResult", "ChildResult", "TaskPool"),
     "_agent.shared": ("Shared",),
     "agents": ("Agent",),
     "aio": ("AsyncIMapIterator", "AsyncPool"),

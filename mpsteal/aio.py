@@ -5,10 +5,7 @@
         async for value in pool.imap(func, range(1000)):
             ...
 
-Nothing here waits in the thread of the event loop. Results come by a mailbox of each loop, which the engine rings once
-for all that it has collected at a time:
-
-    engine --post--> mailbox --call_soon_threadsafe, once--> loop: wakes whoever awaits what has come
+Nothing here waits in the thread of the event loop: `_aio_handles.py` tells how results come.
 
 One pool may serve several loops in several threads: each future belongs to the loop that asked.
 """
@@ -16,26 +13,25 @@ One pool may serve several loops in several threads: each future belongs to the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import multiprocessing
 import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from ._agent.shared import Shared
-from ._engine.jobs import END, FEEDER_DEPTH, WAIT, WINDOW_CHUNKS, Job
-from ._engine.loop import ENDED, NOBODY
+from ._aio_handles import Call, IMap, IMapUnordered, Mailbox, Map, Source
+from ._engine.jobs import END, FEEDER_DEPTH, WINDOW_CHUNKS, Job
+from ._engine.loop import NOBODY
 from ._engine.terms import Terms
 from ._policy.chunking import CHUNKS_AHEAD_PER_AGENT
 from ._queue.layout import KIND_CALL, KIND_MAP, KIND_STARMAP
 from .errors import PoolTerminatedError
 from .maps import PLAIN_INPUTS, batches, check_count, terms_for
 from .pool import TERMINATE, Pool
-from .results import IMapIterator, IMapUnorderedIterator, LimitedResult, MapResult
 from .stats import PoolStats
 
 R = TypeVar("R")
@@ -71,7 +67,7 @@ class AsyncPool:
         self._arguments = (processes, initializer, initargs, maxtasksperchild)
         self._context, self._options = context, options
         self._started: Pool | None = None
-        self._mailboxes: dict[asyncio.AbstractEventLoop, _Mailbox] = {}
+        self._mailboxes: dict[asyncio.AbstractEventLoop, Mailbox] = {}
         self._iterators: weakref.WeakSet[AsyncIMapIterator[Any]] = weakref.WeakSet()
 
     def __repr__(self) -> str:
@@ -144,7 +140,7 @@ class AsyncPool:
             raise RuntimeError("the AsyncPool has not been started: `async with pool:` does that")
         return pool
 
-    def _mailbox(self) -> _Mailbox:
+    def _mailbox(self) -> Mailbox:
         """That of the running loop; the pool has to be running as well."""
         loop = _running_loop()
         self._pool._check_running()
@@ -153,7 +149,7 @@ class AsyncPool:
             for other in list(self._mailboxes):
                 if other.is_closed():
                     self._mailboxes.pop(other, None)
-            mailbox = self._mailboxes.setdefault(loop, _Mailbox(loop, self._pool))
+            mailbox = self._mailboxes.setdefault(loop, Mailbox(loop, self._pool))
         return mailbox
 
     # -- calls ------------------------------------------------------------------------------------------------------
@@ -180,7 +176,7 @@ class AsyncPool:
 
     async def _apply(self, func: Any, args: Any, kwds: Any, site: Any, terms: Terms, end_running: bool) -> Any:
         mailbox = self._mailbox()
-        call = _Call(mailbox, terms)
+        call = Call(mailbox, terms)
         call._code, call._instruction = site
         call._function, call._args, call._kwds = func, args, kwds
         engine = self._pool._engine
@@ -234,7 +230,7 @@ class AsyncPool:
             return []
         mailbox = self._mailbox()  # the pool may have been closed meanwhile
         agents = self._pool._processes
-        result = _Map(mailbox, len(items))
+        result = Map(mailbox, len(items))
         window = None if chunksize else CHUNKS_AHEAD_PER_AGENT * agents
         job = Job(func, kind, result.pieces(items, chunksize, agents), result, window=window, site=site, terms=terms)
         self._pool._submit_job(job)
@@ -267,7 +263,7 @@ class AsyncPool:
         raises in the place of a result what its call raised, and goes on after it.
         """
         terms = terms_for(timeout, retries)
-        return self._imap(_IMap, func, iterable, chunksize, buffersize, _site(), terms, end_running)
+        return self._imap(IMap, func, iterable, chunksize, buffersize, _site(), terms, end_running)
 
     def imap_unordered(
         self,
@@ -282,11 +278,11 @@ class AsyncPool:
     ) -> AsyncIMapIterator[R]:
         """`imap` that gives results as they come."""
         terms = terms_for(timeout, retries)
-        return self._imap(_IMapUnordered, func, iterable, chunksize, buffersize, _site(), terms, end_running)
+        return self._imap(IMapUnordered, func, iterable, chunksize, buffersize, _site(), terms, end_running)
 
     def _imap(
         self,
-        cls: Callable[[Pool, int, _Mailbox], Any],
+        cls: Callable[[Pool, int, Mailbox], Any],
         func: Any,
         iterable: Any,
         chunksize: int,
@@ -300,9 +296,9 @@ class AsyncPool:
         if buffersize is not None:
             check_count("buffersize", buffersize, 1, "None means 1024")
         buffersize = buffersize or BUFFER_CHUNKS
-        source: _Source | None = None
+        source: Source | None = None
         if isinstance(iterable, AsyncIterable):
-            source = _Source(iterable, chunksize, min(buffersize, FEEDER_DEPTH), pool._engine.poke)
+            source = Source(iterable, chunksize, min(buffersize, FEEDER_DEPTH), pool._engine.poke)
             payloads: Any = iter(())
         else:
             items = iter(iterable)  # here: what cannot be iterated is refused in the caller's words
@@ -336,7 +332,7 @@ class AsyncIMapIterator(Generic[R]):
     where a loop is left by `break`. Several tasks may read one, and each result goes to one of them.
     """
 
-    def __init__(self, pool: Pool, mailbox: _Mailbox, sink: Any, job: Job, end_running: bool) -> None:
+    def __init__(self, pool: Pool, mailbox: Mailbox, sink: Any, job: Job, end_running: bool) -> None:
         self._pool, self._mailbox, self._sink, self._job = pool, mailbox, sink, job
         self._end_running = end_running
         self._ready: deque[Any] = deque()
@@ -424,263 +420,6 @@ def _cut(pool: Pool, job: Job) -> None:
     except BaseException as raised:
         error = raised
     pool._engine.dispatcher.cancels.end_input(job, error)
-
-
-# -- what the engine fills ------------------------------------------------------------------------------------------
-
-
-class _Mailbox:
-    """What has come for the tasks of one loop. `post` may be called by any thread, all else by the loop's."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, pool: Pool) -> None:
-        self.loop = loop
-        self._pool, self._engine = pool, pool._engine
-        self._news: deque[Any] = deque()
-        self._is_rung = False
-        self._waiting = 0
-        self._entry = (self, threading.Lock())
-
-    def post(self, handle: Any) -> None:
-        """There is news of a handle, whose `arrived` the loop is to call."""
-        self._news.append(handle)
-        if self._is_rung:
-            return
-        self._is_rung = True
-        engine = self._engine
-        if threading.current_thread() is engine.thread and engine.state < ENDED:
-            engine.collector.waking.append(self)  # it rings before it sleeps, when it has collected all there is
-        else:
-            self._wake_waiters()
-
-    def _wake_waiters(self, waiting: object = None) -> None:  # noqa: ARG002 - as of any handle in `waking`
-        try:
-            self.loop.call_soon_threadsafe(self._hand_out)
-        except RuntimeError:  # the loop is closed: nobody awaits anything
-            self._news.clear()
-
-    def _hand_out(self) -> None:
-        self._is_rung = False  # first: who posts from here on rings again
-        news = self._news
-        while news:
-            news.popleft().arrived()
-
-    @contextlib.contextmanager
-    def waits(self) -> Iterator[None]:
-        """Somebody waits for a result, so agents are to tell soon of those they have."""
-        self._waiting += 1
-        if self._waiting == 1:
-            self._engine.waiting.append(self._entry)
-            self._engine.set_pace()
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-            if self._waiting == 0:
-                self._engine.waiting.remove(self._entry)
-                self._engine.set_pace()
-
-    async def outcome(self, handle: Any, owner: Any, end_running: bool) -> Any:
-        """Await the end of a call or a map, cancel it if the awaiting task is cancelled.
-
-        `owner` is what the engine knows it by: the call itself, or the job of a map.
-        """
-        try:
-            with self.waits():
-                while not handle._done:
-                    await handle.change(self.loop)
-        except asyncio.CancelledError:
-            await self.cancel(handle, owner, end_running)
-            raise
-        if handle._success:
-            return handle._value
-        try:
-            raise handle._value
-        finally:
-            handle = None  # no cycle through the traceback
-
-    async def cancel(self, handle: Any, owner: Any, end_running: bool) -> None:
-        """Cancel what is queued of it, and wait until that is done; with `end_running` until nothing runs any more."""
-        answered = _Answer(self, handle)
-        with self.waits():
-            self._engine.ask_cancel(owner, [], answered, end_running=end_running)
-            while not answered.is_there or (end_running and not handle._is_done()):
-                await handle.change(self.loop)
-
-
-class _Answer:
-    """What the engine releases when a cancellation has been dealt with."""
-
-    def __init__(self, mailbox: _Mailbox, handle: Any) -> None:
-        self._mailbox, self._handle = mailbox, handle
-        self.is_there = False
-
-    def release(self) -> None:
-        self.is_there = True
-        self._mailbox.post(self._handle)
-
-
-class _Awaited:
-    """A handle whose changes tasks of one loop await."""
-
-    __slots__ = ()
-
-    _futures: Any
-    _mailbox: _Mailbox
-
-    def change(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-        """To be awaited after a look at the handle that came too early."""
-        future = loop.create_future()
-        self._futures.append(future)
-        return future
-
-    def arrived(self) -> None:
-        """The loop: something has changed."""
-        futures, self._futures = self._futures, []
-        for future in futures:
-            if not future.done():
-                future.set_result(None)
-
-
-class _Call(_Awaited, LimitedResult[Any]):
-    """A single call. `_callbacks` is not None, so that the engine resolves it by `_resolve`."""
-
-    __slots__ = ("_futures", "_mailbox")
-
-    def __init__(self, mailbox: _Mailbox, terms: Terms) -> None:
-        self._mailbox, self._terms = mailbox, terms
-        self._futures: list[Any] = []
-        self._pool = mailbox._pool
-        self._callbacks = _NO_CALLBACKS
-        self._done = self._waited = False
-
-    def _resolve(self, ok: bool, value: Any) -> None:
-        self._settle(ok, value)
-        self._mailbox.post(self)
-
-
-class _Map(_Awaited, MapResult[Any]):
-    __slots__ = ("_futures", "_mailbox")
-
-    def __init__(self, mailbox: _Mailbox, length: int) -> None:
-        super().__init__(mailbox._pool, length, None, None)
-        self._mailbox = mailbox
-        self._futures: list[Any] = []
-
-    def _resolve(self, ok: bool, value: Any) -> None:
-        self._settle(ok, value)
-        self._mailbox.post(self)
-
-
-_NO_CALLBACKS = (None, None)
-
-
-class _Fetched(_Awaited):
-    """The sink of an `imap`: what has come is fetched one by one, and only who has found nothing awaits a change."""
-
-    _waited: bool
-    _exhausted: bool
-    _items: deque[Any]
-
-    def __init__(self, pool: Pool, chunksize: int, mailbox: _Mailbox) -> None:
-        super().__init__(pool, chunksize)  # type: ignore[call-arg]  # of the iterator beside it
-        self._mailbox = mailbox
-        self._futures: list[Any] = []
-        self._is_closed = False
-        """Nobody fetches any more."""
-
-    def _is_done(self) -> bool:
-        return self._exhausted or (bool(self._items) and not self._is_closed)
-
-    def change(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-        """See `_Awaited`."""
-        future = super().change(loop)
-        self._waited = True
-        if self._is_done():  # it came meanwhile, and nobody was told
-            self.arrived()
-        return future
-
-    def _wake_waiters(self, waiting: object) -> None:  # noqa: ARG002
-        self._waited = False
-        self._mailbox.post(self)
-
-
-class _IMap(_Fetched, IMapIterator[Any]):
-    pass
-
-
-class _IMapUnordered(_Fetched, IMapUnorderedIterator[Any]):
-    pass
-
-
-class _Source:
-    """Reads an async iterable in a task of its own, some chunks ahead: what a `Feeder` is for others."""
-
-    def __init__(self, items: AsyncIterable[Any], chunksize: int, depth: int, wake: Callable[[], None]) -> None:
-        self._items, self._chunksize, self._depth, self._wake = items, chunksize, depth, wake
-        self._ready: deque[tuple[Any, BaseException | None]] = deque()
-        self._room = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to read. This and the reading: the loop's thread."""
-        self._task = self._loop.create_task(self._run())
-
-    async def _run(self) -> None:
-        end: tuple[Any, BaseException | None] = (END, None)
-        chunk: list[Any] = []
-        items: Any = None
-        try:
-            items = aiter(self._items)
-            async for item in items:
-                chunk.append(item)
-                if len(chunk) == self._chunksize:
-                    await self._put(chunk)
-                    chunk = []
-        except BaseException as error:
-            end = (None, error)
-            if not isinstance(error, Exception):  # the input was cancelled from within, say: so is this task
-                raise
-        finally:
-            try:
-                if isinstance(items, AsyncGenerator):
-                    await items.aclose()
-            finally:  # whatever has ended it, who reads the results is told
-                if chunk:
-                    self._append(chunk)
-                self._ready.append(end)
-                self._wake()
-
-    async def _put(self, chunk: list[Any]) -> None:
-        while len(self._ready) >= self._depth:
-            self._room.clear()
-            if len(self._ready) >= self._depth:
-                await self._room.wait()
-        self._append(chunk)
-        self._wake()
-
-    def _append(self, chunk: list[Any]) -> None:
-        self._ready.append((tuple(chunk) if self._chunksize == 1 else chunk, None))
-
-    def pull(self) -> Any:
-        """See `Job.pull`. Engine thread."""
-        if not self._ready:
-            return WAIT
-        payload, error = self._ready.popleft()
-        if len(self._ready) == self._depth // 2:
-            self._tell(self._room.set)
-        if error is not None:
-            raise error
-        return payload
-
-    def stop(self) -> None:
-        """Read no more. Any thread."""
-        if self._task is not None:
-            self._tell(self._task.cancel)
-
-    def _tell(self, what: Callable[[], object]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and its tasks are gone
-            self._loop.call_soon_threadsafe(what)
 
 
 # -- helpers --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ._agent import here
 from ._queue import layout as L
 
 if TYPE_CHECKING:
-    from ._agent.nested import TaskPool
+    from ._agent.task_pool import TaskPool
 
 
 @dataclass(frozen=True)
