@@ -225,6 +225,7 @@ def test_cancelled_map_leaves_the_queue(gates: Gates, tmp_path: Path, end_runnin
             assert await asyncio.gather(*behind) == list(range(0, 40, 2))
             assert pool.stats().agents_replaced == (2 if end_running else 0)
             assert gate.arrived_nowait() == 0, "nothing else of the map has begun"
+            await until(lambda: all(a.pid and a.parked for a in pool.stats().agents), "those of the map have ended")
             pool._pool._engine.validate()
         assert len(lines(noted)) == (0 if end_running else 2)
 
