@@ -203,7 +203,9 @@ class ReportingResult(unittest.TestResult):
         self._arm()
 
     def _arm(self) -> None:
-        faulthandler.dump_traceback_later(ALARM_S, exit=True)
+        # Not to `sys.stderr`: one test of executors replaces it from the thread that reads results, and where that is
+        # sooner than the test's own replacement, it is not put back.
+        faulthandler.dump_traceback_later(ALARM_S, exit=True, file=sys.__stderr__)
 
     def _write(self, **fields: Any) -> None:
         self._report.write(json.dumps(fields) + "\n")
