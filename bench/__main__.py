@@ -1,6 +1,11 @@
-"""``python -m bench pool``: the table of mpsteal.Pool beside multiprocessing.Pool, measured in one
-run; ``executor``: that of mpsteal.Executor beside ProcessPoolExecutor; ``large``: large arrays. ``scheduler``,
-``simulate`` and ``faults`` are commands of their own, in the files of those names."""
+"""The command: ``python -m bench`` in a checkout, ``mpsteal bench`` where it is installed.
+
+[suite] [options]               all workloads with all targets; what is meant when no command is named
+compare OLD.json NEW.json       two stored runs of the suite: what has become slower?
+report RUN.json --html PATH     the report of a stored run
+pool, executor, large           tables of goals, mpsteal beside its stock twin
+scheduler, simulate, faults     commands of their own, in the files of those names
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import _machine, _pools, _report, _rows, _run, faults, scheduler, simulate
+from bench import _machine, _report, _rows, _run, _targets, faults, profile, scheduler, simulate, suite
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -17,6 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure mpsteal.")
     commands = parser.add_subparsers(dest="command", required=True)
+    suite.add_arguments(commands.add_parser("suite", help="all workloads with all targets (the default)"))
     for name, words in (
         ("pool", "mpsteal.Pool beside multiprocessing.Pool"),
         ("large", "the same with large arrays"),
@@ -36,9 +42,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         )
     scheduler.add_arguments(commands.add_parser("scheduler", help="the scheduler's figures, against their targets"))
     simulate.add_arguments(commands.add_parser("simulate", help="its rules among 1,000 agents, over virtual time"))
+    profile.add_arguments(commands.add_parser("profile", help="where the time of a task goes, beside the floor"))
     faults.add_arguments(commands.add_parser("faults", help="what faults cost in six pools"))
-    args = parser.parse_args(arguments)
-    if args.command in ("simulate", "faults"):
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words = ["suite", *words]
+    args = parser.parse_args(words)
+    args.words = words
+    if args.command in ("simulate", "faults", "profile"):
         return args
     if args.rounds is None:
         args.rounds = 1 if args.quick else 5
@@ -65,11 +76,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Return 0 if every run gave an answer, whatever the figures, else 1; usage errors exit 2."""
     args = parse(arguments)
     if args.command not in ("pool", "large", "executor"):
-        return {"scheduler": scheduler.run, "simulate": simulate.run, "faults": faults.run}[args.command](args)
+        commands = {"suite": suite, "scheduler": scheduler, "simulate": simulate, "faults": faults}
+        commands["profile"] = profile
+        return commands[args.command].run(args)
     if args.list:
         list_rows(args.command)
         return 0
-    control = _pools.is_control()
+    control = _targets.is_control()
     rows = _rows.select(args.only, table=args.command)
     machine = _machine.describe()
     if machine["cores_usable"] < args.cores:

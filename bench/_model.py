@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from bench._pools import Target
+    from bench._targets import Session, Target
 
-AGENTS = 2  # the table is defined for two agents on two cores (skew rows: eight agents that sleep)
+AGENTS = 2  # the tables are defined for two agents on two cores (skew rows: eight agents that sleep)
 
 
 class WrongResult(Exception):
@@ -23,14 +23,34 @@ class WrongResult(Exception):
 
 @dataclass(frozen=True)
 class Setup:
-    """What one measurement runs with: the pool under test, the size, the cores it was given."""
+    """What one measurement runs with: the pool under test, the size, the cores it was given.
+
+    Attributes:
+        target: who is measured.
+        quick: the smallest sizes, to try the harness.
+        cores: what the process may really use.
+        share: of the full size, for rows whose figure is per task: the suite takes less than the tables of goals, and
+            less again for targets that are slow for each task, so that a run stays within seconds.
+        chunk: the number of items sent together that somebody who knows the items would choose; None: the target's
+            default. This is what `+best` stands for.
+    """
 
     target: Target
     quick: bool
     cores: int
+    share: float = 1.0
+    chunk: int | None = None
 
     def size(self, full: int, quick: int) -> int:
-        return quick if self.quick else full
+        """How many tasks: `quick` if that was asked for, else `full` times the share, at least `quick`; less again,
+        down to 200, for a target that is slow for each task."""
+        if self.quick:
+            return max(min(quick, 200), quick // self.target.weight)
+        return max(min(quick, 200), int(max(quick, full * self.share)) // self.target.weight)
+
+    def open(self, agents: int, method: str | None = None) -> Session:
+        """A new pool of the target; ``method`` None is its default start method."""
+        return self.target.open(agents, method, self.chunk)
 
 
 @dataclass(frozen=True)
@@ -62,11 +82,23 @@ class Figure:
     unit: str
     goal: Goal | None = None
     has_ratio: bool = True  # False where ours / stock says nothing (a share, or a growth near zero)
+    better: Literal["lower", "higher"] = "lower"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; ``limit_s`` is a deadlock alarm, far above any honest run."""
+    """One line of the table: a workload and its figures, the first of which stands for it.
+
+    Attributes:
+        name, title: what it is called, and in words.
+        measure: runs it, in a process of its own.
+        figures: what it returns.
+        limit_s: a deadlock alarm, far above any honest run.
+        of: which table of goals it belongs to.
+        needs: what a target must have (`bench._targets`), else it is left out of this row.
+        best_chunk: how many items somebody who knows them would send together; None: the default is best.
+        not_for: targets of which the row tells nothing.
+    """
 
     name: str
     title: str
@@ -74,6 +106,9 @@ class Row:
     figures: tuple[Figure, ...]
     limit_s: float = 120.0
     of: Literal["pool", "executor"] = "pool"  # what is measured beside its stock twin
+    needs: frozenset[str] = frozenset({"submit"})
+    best_chunk: int | None = None
+    not_for: frozenset[str] = frozenset()
 
 
 def at_most(bound: float, of: Literal["ratio", "value"] = "ratio") -> Goal:

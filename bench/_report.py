@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench._pools import OURS, STOCK
 from bench._run import Outcome, Run, Spread
+from bench._targets import OURS, STOCK
 
 SCHEMA = 1
 DISTURBED_CORES = 0.2  # chosen by hand: a tenth of the two cores that are shared

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench import (
+    bursts,
     busy_parent,
+    closure,
     executor,
     imap,
     large,
@@ -13,6 +15,7 @@ from bench import (
     lifecycle,
     map_large,
     pending,
+    recovery,
     scheduler_assign,
     scheduler_memory,
     scheduler_metrics,
@@ -27,7 +30,15 @@ from bench import (
 from bench._model import Row
 
 _FAMILIES = (submit, imap, spin, map_large, skew, latency, busy_parent, pending, stream, lifecycle)
-ROWS: tuple[Row, ...] = tuple(row for family in _FAMILIES for row in family.ROWS)
+_ALSO = (closure, bursts, recovery)
+_GOALLESS = frozenset({"start-forkserver", "start-own", "spin-10ms"})
+"""Rows of those families that the table of goals leaves to the suite."""
+ROWS: tuple[Row, ...] = tuple(row for family in _FAMILIES for row in family.ROWS if row.name not in _GOALLESS)
+_TOO_FINE = ("spin-cpu", "large-partial-numpy", "large-partial-bytes-map")
+SUITE: tuple[Row, ...] = tuple(
+    row for family in (*_FAMILIES, *_ALSO, large) for row in family.ROWS if not row.name.startswith(_TOO_FINE)
+)
+"""What `python -m bench` measures with all targets."""
 
 SCHEDULER_FAMILIES = (
     scheduler_assign,
@@ -38,6 +49,7 @@ SCHEDULER_FAMILIES = (
     scheduler_metrics,
 )
 _TABLES = {
+    "suite": SUITE,
     "pool": ROWS,
     "large": large.ROWS,
     "executor": executor.ROWS,
@@ -48,7 +60,7 @@ _TABLES = {
 def select(names: Sequence[str], *, exact: bool = False, table: str = "pool") -> list[Row]:
     """Rows called ``names``, in table order; unless ``exact``, ``spin`` also means ``spin-*``. Exact names are looked
     for in all tables."""
-    rows = [row for rows in _TABLES.values() for row in rows] if exact else _TABLES[table]
+    rows = tuple({row.name: row for rows in _TABLES.values() for row in rows}.values()) if exact else _TABLES[table]
     for name in names:
         if not any(_matches(row, name, exact) for row in rows):
             raise SystemExit(f"no row called {name!r}; there are: {' '.join(r.name for r in rows)}")

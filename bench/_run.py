@@ -24,7 +24,7 @@ import psutil
 
 from bench import _machine
 from bench._model import Figure, Row
-from bench._pools import OURS, POOLS, STOCK
+from bench._targets import EXECUTORS, POOLS
 
 
 @dataclass
@@ -93,9 +93,26 @@ class Outcome:
     met: bool | None
 
 
-def measure_once(row: Row, pool: str, round_number: int, *, quick: bool, cores: int) -> Run:
-    """Run one measurement in a process of its own; never raises for what happens inside it."""
-    command = [sys.executable, "-m", "bench._child", row.name, pool, "--json", f"--cores={cores}"]
+def twins(row: Row) -> tuple[str, str]:
+    """The stock target and ours that a table of goals sets side by side."""
+    return EXECUTORS if row.of == "executor" else POOLS
+
+
+def measure_once(
+    row: Row,
+    pool: str,
+    round_number: int,
+    *,
+    quick: bool,
+    cores: int,
+    share: float = 1.0,
+    limit_s: float | None = None,
+    loud: bool = True,
+) -> Run:
+    """Run one measurement in a process of its own; never raises for what happens inside it. `loud` shows what a failed
+    one wrote to its standard error."""
+    limit_s = row.limit_s if limit_s is None else min(limit_s, row.limit_s)
+    command = [sys.executable, "-m", "bench._child", row.name, pool, "--json", f"--cores={cores}", f"--share={share}"]
     if quick:
         command.append("--quick")
     run = Run(row.name, pool, round_number)
@@ -112,7 +129,7 @@ def measure_once(row: Row, pool: str, round_number: int, *, quick: bool, cores: 
     timed_out = False
     meter = Meter()
     try:
-        out, err = child.communicate(timeout=row.limit_s)
+        out, err = child.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         timed_out = True
         out, err = _end(child)
@@ -121,7 +138,7 @@ def measure_once(row: Row, pool: str, round_number: int, *, quick: bool, cores: 
         raise
     run.others_cores = meter.others_cores()
     if timed_out:
-        run.error = f"no answer within {row.limit_s:.0f} s"
+        run.error = f"no answer within {limit_s:.0f} s"
     elif child.returncode != 0:
         run.error = (err.strip().splitlines() or [f"exit code {child.returncode}"])[-1][:300]
     else:
@@ -131,7 +148,7 @@ def measure_once(row: Row, pool: str, round_number: int, *, quick: bool, cores: 
             run.facts = answer
         except (IndexError, KeyError, ValueError) as error:
             run.error = f"unreadable answer ({error})"
-    if run.error and err.strip():
+    if loud and run.error and err.strip():
         print(err.rstrip(), file=sys.stderr)
     return run
 
@@ -157,7 +174,7 @@ def measure_rows(
     runs = []
     for row in rows:
         for round_number in range(rounds):
-            for pool in POOLS:
+            for pool in twins(row):
                 run = measure_once(row, pool, round_number, quick=quick, cores=cores)
                 tell(run)
                 runs.append(run)
@@ -173,18 +190,19 @@ def outcomes(rows: Sequence[Row], runs: Sequence[Run]) -> Iterator[Outcome]:
 
 
 def _outcome(row: Row, figure: Figure, runs: Sequence[Run]) -> Outcome:
-    values: dict[str, dict[int, float]] = {pool: {} for pool in POOLS}
+    stock_name, our_name = twins(row)
+    values: dict[str, dict[int, float]] = {stock_name: {}, our_name: {}}
     for run in runs:
         if not run.error:
             values[run.pool][run.round] = run.figures[figure.key]
-    stock, ours = (Spread.of(values[pool].values()) for pool in (STOCK, OURS))
+    stock, ours = (Spread.of(values[pool].values()) for pool in (stock_name, our_name))
     ratio, ratio_range = None, None
     if stock and ours and figure.has_ratio and stock.median > 0:
         ratio = ours.median / stock.median
         pairs = [
-            ours_value / values[STOCK][number]
-            for number, ours_value in values[OURS].items()
-            if values[STOCK].get(number, 0) > 0
+            ours_value / values[stock_name][number]
+            for number, ours_value in values[our_name].items()
+            if values[stock_name].get(number, 0) > 0
         ]
         if pairs:
             ratio_range = (min(pairs), max(pairs))
@@ -192,7 +210,7 @@ def _outcome(row: Row, figure: Figure, runs: Sequence[Run]) -> Outcome:
     if figure.goal:
         of_ours = ours.median if ours else None
         reached = ratio if figure.goal.of == "ratio" else of_ours
-        needs = POOLS if figure.goal.of == "ratio" else (OURS,)
+        needs = (stock_name, our_name) if figure.goal.of == "ratio" else (our_name,)
         failed = any(run.error and run.pool in needs for run in runs)
         if failed:
             met = False

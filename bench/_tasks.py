@@ -70,3 +70,11 @@ def first_word(item: bytes) -> int:
 
 def same(item: bytes) -> bytes:
     return item
+
+
+def pid_after(rest_s: float) -> int:
+    import os
+
+    if rest_s:
+        time.sleep(rest_s)
+    return os.getpid()

@@ -26,7 +26,7 @@ from bisect import bisect_left
 from pathlib import Path
 
 from bench._model import AGENTS, Figure, Row, Setup, at_most, check
-from bench._pools import warm
+from bench._targets import warm
 from bench._tasks import spin_and_flag
 
 TASK_CPU_NS = 1_000_000
@@ -49,7 +49,7 @@ def compute_until_done(flags: mmap.mmap) -> tuple[list[float], list[float]]:
 
 def measure(setup: Setup) -> dict[str, float]:
     n = setup.size(400, 100)
-    with tempfile.TemporaryDirectory() as folder, setup.target.open(AGENTS) as pool:
+    with tempfile.TemporaryDirectory() as folder, setup.open(AGENTS) as pool:
         warm(pool, AGENTS)
         path = str(Path(folder, "flags"))
         Path(path).write_bytes(bytes(n))
@@ -58,7 +58,7 @@ def measure(setup: Setup) -> dict[str, float]:
             handles = [pool.apply_async(spin_and_flag, (i, TASK_CPU_NS, path)) for i in range(n)]
             submit_s = time.perf_counter() - began
             walls, cpus = compute_until_done(flags)
-        results = [handle.get() for handle in handles]
+        results = pool.gather(handles)
     check([i for i, _, _ in results], list(range(n)), "busy-parent")
     ended = max(end for _, end, _ in results)
     span_s = ended - began
@@ -85,5 +85,6 @@ ROWS = (
             Figure("over_ideal", "all tasks ended / ideal", "x", at_most(1.10, "value")),
             Figure("span_ms", "until all tasks ended", "ms"),
         ),
+        not_for=frozenset({"serial"}),
     ),
 )

@@ -13,14 +13,14 @@ from __future__ import annotations
 import time
 
 from bench._model import AGENTS, Figure, Row, Setup, WrongResult, at_most, check
-from bench._pools import warm
+from bench._targets import IMAP, warm
 from bench._tasks import square
 
 
-def measure(setup: Setup) -> dict[str, float]:
-    n = setup.size(100_000, 10_000)
+def measure(setup: Setup, full: int = 100_000) -> dict[str, float]:
+    n = setup.size(full, full // 10)
     got = 0
-    with setup.target.open(AGENTS) as pool:
+    with setup.open(AGENTS) as pool:
         warm(pool, AGENTS)
         began = time.perf_counter()
         for value in pool.imap(square, range(n)):
@@ -38,5 +38,7 @@ ROWS = (
         "imap(square, range(100_000)), consumed one by one",
         measure,
         (Figure("us_per_item", "time per item", "us", at_most(1 / 8)),),
+        needs=frozenset({IMAP}),
+        best_chunk=2_500,
     ),
 )

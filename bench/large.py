@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from bench._model import AGENTS, Figure, Row, Setup, at_most, check
-from bench._pools import OURS, warm
+from bench._targets import IMAP, MAP, OURS, warm
 
 MIB = 1 << 20
 
@@ -52,7 +52,7 @@ def length_and(payload: Any, number: int) -> int:
 def _measure(setup: Setup, way: str, mib: int, items: int) -> dict[str, float]:
     size, items = mib * MIB, setup.size(items, 2)
     arrays = [make(size, i) for i in range(3)]
-    with setup.target.open(AGENTS) as pool:
+    with setup.open(AGENTS) as pool:
         warm(pool, AGENTS)
         function, payload = {
             "in": (sum_of, lambda i: arrays[i % 3]),
@@ -73,11 +73,11 @@ def _measure(setup: Setup, way: str, mib: int, items: int) -> dict[str, float]:
 
 def _measure_share(setup: Setup) -> dict[str, float]:
     array, items = make(setup.size(64, 8) * MIB, 7), 20
-    with setup.target.open(AGENTS) as pool:
+    with setup.open(AGENTS) as pool:
         warm(pool, AGENTS)
         began = time.perf_counter()
-        if setup.target.name == OURS and hasattr(pool, "share"):
-            got = list(pool.imap(sum_of_shared, [pool.share(array)] * items))
+        if setup.target.name == OURS and hasattr(pool.pool, "share"):
+            got = list(pool.imap(sum_of_shared, [pool.pool.share(array)] * items))
         else:
             got = list(pool.imap(sum_of, [array] * items))
         wall_s = time.perf_counter() - began
@@ -87,7 +87,7 @@ def _measure_share(setup: Setup) -> dict[str, float]:
 
 def _measure_partial(setup: Setup, kind: str, how: str) -> dict[str, float]:
     payload, items = bytes(4 * MIB) if kind == "bytes" else make(4 * MIB, 7), setup.size(200, 20)
-    with setup.target.open(AGENTS) as pool:
+    with setup.open(AGENTS) as pool:
         warm(pool, AGENTS)
         function = partial(length_and, payload)
         began = time.perf_counter()
@@ -103,9 +103,10 @@ def _measure_partial(setup: Setup, kind: str, how: str) -> dict[str, float]:
 def _row(name: str, title: str, measure: Callable[[Setup], dict[str, float]], bound: float | None, unit: str) -> Row:
     figures = [Figure("ms", unit, "ms", None if bound is None else at_most(bound))]
     if "gb_s" in title:
-        figures.append(Figure("gb_s", "moved", "GB/s"))
+        figures.append(Figure("gb_s", "moved", "GB/s", better="higher"))
         title = title.replace(" gb_s", "")
-    return Row(name, title, measure, tuple(figures), limit_s=300)
+    needs = frozenset({MAP if name.endswith(("map", "map1")) else IMAP})
+    return Row(name, title, measure, tuple(figures), limit_s=300, needs=needs)
 
 
 ROWS = (

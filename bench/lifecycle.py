@@ -19,19 +19,19 @@ import time
 from functools import partial
 
 from bench._model import AGENTS, Figure, Row, Setup, at_most, check
+from bench._targets import METHOD, SUBMIT
 from bench._tasks import noop
 
 
-def measure(setup: Setup, method: str, more: int) -> dict[str, float]:
+def measure(setup: Setup, method: str | None, more: int) -> dict[str, float]:
     took = []
     for _ in range(1 + setup.size(more, 3)):
         gc.collect()
         began = time.perf_counter()
-        pool = setup.target.open(AGENTS, method)
+        pool = setup.open(AGENTS, method)
         result = pool.apply(noop, (1,))
         answered = time.perf_counter()
         pool.close()
-        pool.join()
         ended = time.perf_counter()
         check(result, 1, "lifecycle")
         took.append((ended - began, answered - began))
@@ -44,14 +44,21 @@ def measure(setup: Setup, method: str, more: int) -> dict[str, float]:
     }
 
 
-def _row(method: str, more: int, bound: float) -> Row:
+def _row(method: str | None, more: int, bound: float | None) -> Row:
     figures = (
-        Figure("ms", "open, one result, close", "ms", at_most(bound)),
+        Figure("ms", "open, one result, close", "ms", None if bound is None else at_most(bound)),
         Figure("first_ms", "the first of a process", "ms"),
         Figure("to_result_ms", "of it up to the result", "ms"),
     )
-    title = f"start, first result, close: {method}"
-    return Row(f"start-{method}", title, partial(measure, method=method, more=more), figures)
+    title = f"start, first result, close: {method or 'each its own way'}"
+    return Row(
+        f"start-{method or 'own'}",
+        title,
+        partial(measure, method=method, more=more),
+        figures,
+        needs=frozenset({SUBMIT, METHOD} if method else {SUBMIT}),
+        not_for=frozenset({"serial"}),
+    )
 
 
-ROWS = (_row("fork", 60, 1.3), _row("spawn", 8, 1.6))
+ROWS = (_row("fork", 60, 1.3), _row("spawn", 8, 1.6), _row("forkserver", 8, None), _row(None, 8, None))

@@ -22,13 +22,13 @@ from pathlib import Path
 
 from bench import _rss
 from bench._model import AGENTS, Figure, Row, Setup, at_most, check
-from bench._pools import warm
+from bench._targets import warm
 from bench._tasks import hold, noop
 
 
 def measure(setup: Setup) -> dict[str, float]:
     n = setup.size(100_000, 20_000)
-    with tempfile.TemporaryDirectory() as folder, setup.target.open(AGENTS) as pool:
+    with tempfile.TemporaryDirectory() as folder, setup.open(AGENTS) as pool:
         warm(pool, AGENTS)
         arrived, gate = str(Path(folder, "arrived")), str(Path(folder, "gate"))
         os.mkfifo(arrived)
@@ -46,14 +46,14 @@ def measure(setup: Setup) -> dict[str, float]:
         after = [_rss.settled(_rss.rss), _rss.private(), _rss.tree()]
 
         os.write(gate_fd, b"." * AGENTS)
-        check([handle.get() for handle in held], [True] * AGENTS, "pending, gate")
-        check([handle.get() for handle in handles], list(range(n)), "pending")
+        check(pool.gather(held), [True] * AGENTS, "pending, gate")
+        check(pool.gather(handles), list(range(n)), "pending")
         os.close(arrived_fd)
         os.close(gate_fd)
     names = ("rss", "private", "tree")
     grown = [late - early for early, late in zip(before, after, strict=True)]
     result = {f"{name}_mib": size / _rss.MIB for name, size in zip(names, grown, strict=True)}
-    return result | {"rss_bytes_per_task": grown[0] / n}
+    return result | {"rss_bytes_per_task": grown[0] / n, "tree_bytes_per_task": grown[2] / n}
 
 
 ROWS = (
@@ -65,6 +65,8 @@ ROWS = (
             Figure("rss_mib", "parent grows by (rss)", "MiB", at_most(1 / 3)),
             Figure("private_mib", "of it private", "MiB"),
             Figure("tree_mib", "parent and all below it", "MiB"),
+            Figure("tree_bytes_per_task", "the same, per task", "bytes"),
         ),
+        not_for=frozenset({"serial"}),
     ),
 )

@@ -20,8 +20,8 @@ from typing import Any
 
 from bench import _machine, _report, _rows, _run, scheduler_throughput
 from bench._model import Figure, Row
-from bench._pools import OURS
 from bench._run import Run, Spread
+from bench._targets import OURS
 
 BASELINE = Path(__file__).parent / "results" / "scheduler.json"
 SCHEMA = 1

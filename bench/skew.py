@@ -12,6 +12,8 @@ lengths, always the same ones (fixed seeds):
     tail    Pareto (alpha 1.4, seed 3), in the order drawn; longest 0.30 s
     late    Pareto (alpha 1.2, seed 4), in the order drawn; longest 0.37 s, and it comes late: whoever does not know
             the lengths beforehand starts it late, and handing items out one by one in order gives 1.26. No target.
+    modes   bimodal: one task in ten is thirty times as long as the others (31 ms and 1 ms), in random order (seed 5)
+    last    adversarial: all equal, but the very last is 0.25 s; in order no schedule ends before 1.22. No target.
 
 Parameters were chosen so that the stock Pool's 32 chunks of 63 fall as they do in practice: a
 computed schedule gives 2.39, 1.72 and 1.29.
@@ -28,7 +30,7 @@ import time
 from functools import partial
 
 from bench._model import Figure, Row, Setup, at_most, check
-from bench._pools import warm
+from bench._targets import MAP, warm
 from bench._tasks import nap
 
 SLEEPERS = 8
@@ -43,6 +45,12 @@ def lengths(kind: str) -> list[float]:
         weights = sorted((draw(0, 1.33) for _ in range(TASKS)), reverse=True)
     elif kind == "block":
         weights = [10.0 if 900 <= i < 1000 else 1.0 for i in range(TASKS)]
+    elif kind == "modes":
+        draw_mode = random.Random(5).random
+        weights = [30.0 if draw_mode() < 0.1 else 1.0 for _ in range(TASKS)]
+    elif kind == "last":
+        weights = [1.0] * (TASKS - 1)
+        weights.append(sum(weights) * 0.25 / (TOTAL_S - 0.25))
     else:
         alpha, seed = (1.4, 3) if kind == "tail" else (1.2, 4)
         pareto = random.Random(seed).paretovariate
@@ -59,7 +67,7 @@ def measure(setup: Setup, kind: str) -> dict[str, float]:
     seconds = lengths(kind)
     if setup.quick:
         seconds = [s / 4 for s in seconds]
-    with setup.target.open(SLEEPERS) as pool:
+    with setup.open(SLEEPERS) as pool:
         warm(pool, SLEEPERS)
         began = time.perf_counter()
         results = pool.map(nap, list(enumerate(seconds)))
@@ -77,10 +85,18 @@ def measure(setup: Setup, kind: str) -> dict[str, float]:
 
 def _row(kind: str, words: str) -> Row:
     figures = (
-        Figure("over_bound", "makespan / bound", "x", None if kind == "late" else at_most(1.05, "value")),
+        Figure("over_bound", "makespan / bound", "x", None if kind in ("late", "last") else at_most(1.05, "value")),
         Figure("over_slept", "same, lengths as slept", "x"),
     )
-    return Row(f"skew-{kind}", f"8 agents, {words}, map", partial(measure, kind=kind), figures)
+    return Row(
+        f"skew-{kind}",
+        f"8 agents, {words}, map",
+        partial(measure, kind=kind),
+        figures,
+        needs=frozenset({MAP}),
+        best_chunk=1,
+        not_for=frozenset({"serial"}),
+    )
 
 
 ROWS = (
@@ -88,4 +104,6 @@ ROWS = (
     _row("block", "one hot block"),
     _row("tail", "heavy tail"),
     _row("late", "heavy tail, the longest late"),
+    _row("modes", "two lengths, mixed"),
+    _row("last", "the longest at the very end"),
 )

@@ -23,7 +23,7 @@ from functools import partial
 
 from bench import _rss
 from bench._model import AGENTS, Figure, Goal, Row, Setup, check
-from bench._pools import warm
+from bench._targets import IMAP, warm
 from bench._tasks import first_word, same
 
 ITEM_BYTES = 2048
@@ -50,7 +50,7 @@ def measure(setup: Setup, full: int, quick: int, rest_s: float) -> dict[str, flo
     function = same if returns_items else first_word
     options = {"buffersize": 64} if returns_items and setup.target.has_buffersize else {}
     got = total = lead = 0
-    with setup.target.open(AGENTS) as pool:
+    with setup.open(AGENTS) as pool:
         warm(pool, AGENTS)
         before = highest = _rss.settled(_rss.rss)
         kernel_knows = _rss.reset_peak()
@@ -85,11 +85,14 @@ ROWS = (
         "imap_unordered over 200,000 items of 2 KiB, consumer keeps up",
         partial(measure, full=200_000, quick=20_000, rest_s=0.0),
         FIGURES,
+        needs=frozenset({IMAP}),
+        best_chunk=64,
     ),
     Row(
         "stream-buffered",
         "the same with a slow consumer; mpsteal with buffersize=64",
         partial(measure, full=20_000, quick=10_000, rest_s=1e-4),
         FIGURES[:2],
+        needs=frozenset({IMAP}),
     ),
 )

@@ -13,18 +13,18 @@ from __future__ import annotations
 import time
 
 from bench._model import AGENTS, Figure, Row, Setup, at_most, check
-from bench._pools import warm
+from bench._targets import warm
 from bench._tasks import noop
 
 
-def measure(setup: Setup) -> dict[str, float]:
-    n = setup.size(100_000, 10_000)
-    with setup.target.open(AGENTS) as pool:
+def measure(setup: Setup, full: int = 100_000) -> dict[str, float]:
+    n = setup.size(full, full // 10)
+    with setup.open(AGENTS) as pool:
         warm(pool, AGENTS)
         began = time.perf_counter()
         handles = [pool.apply_async(noop, (i,)) for i in range(n)]
         submitted = time.perf_counter()
-        results = [handle.get() for handle in handles]
+        results = pool.gather(handles)
         ended = time.perf_counter()
     check(results, list(range(n)), "submit")
     return {

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench import _rows, _run
 from bench._model import Row
-from bench._pools import OURS
+from bench._targets import OURS
 
 
 @pytest.mark.parametrize("row", _rows.select([], table="scheduler"), ids=lambda row: row.name)

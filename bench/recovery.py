@@ -1,0 +1,106 @@
+"""Question: how long until a pool works again when one of its workers was killed?
+
+A worker that rests is killed by SIGKILL; then calls that return their pid are submitted, each waited for, until two
+different workers have answered that were not the one that died. Where the pool has declared itself broken, a new one is
+opened, as its documentation says to do; ``reopened`` counts that. The figure is the median over 7 kills, from the
+signal to the second answer. A call that has not answered within ten seconds is a hang, and the run fails.
+
+The kill falls on a worker at rest, since that is where the stock Pool's worker holds the lock of the task queue most of
+the time: the pool then hangs in most runs, and the row says so. Not told: what a kill costs the task that was running
+(`python -m bench faults` looks at that, among forty other faults).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import sys
+import threading
+import time
+from typing import Any
+
+import psutil
+
+from bench._model import AGENTS, Figure, Row, Setup
+from bench._targets import KILL, SUBMIT, Session, warm
+from bench._tasks import pid_after
+
+LIMIT_S = 10.0
+KILLS = 7
+
+
+class Hang(Exception):
+    """No answer within the limit."""
+
+
+def ask(pool: Session, rest_s: float) -> int:
+    """The pid of the worker that answers, or an exception; `Hang` when none comes."""
+    answer: list[Any] = []
+
+    def wait() -> None:
+        try:
+            answer.append(pool.get(pool.apply_async(pid_after, (rest_s,))))
+        except BaseException as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(LIMIT_S)
+    if not answer:
+        raise Hang(f"no answer within {LIMIT_S:.0f} s of a kill")
+    if isinstance(answer[0], BaseException):
+        raise answer[0]
+    return int(answer[0])
+
+
+def measure(setup: Setup) -> dict[str, float]:
+    took, reopened, failed = [], 0, 0
+    pool = setup.open(AGENTS)
+    try:
+        warm(pool, AGENTS)
+        for _ in range(setup.size(KILLS, 3)):
+            victim = ask(pool, 0.0)
+            time.sleep(0.02)  # everybody rests
+            began = time.perf_counter()
+            os.kill(victim, signal.SIGKILL)
+            seen: set[int] = set()
+            while len(seen) < AGENTS:
+                try:
+                    seen.add(ask(pool, 0.001))
+                except Hang:
+                    raise
+                except Exception:
+                    failed += 1
+                    pool.abandon()
+                    pool = setup.open(AGENTS)
+                    reopened += 1
+                seen.discard(victim)
+                if time.perf_counter() - began > LIMIT_S:
+                    raise Hang(f"one worker only after {LIMIT_S:.0f} s")
+            took.append((time.perf_counter() - began) * 1e3)
+    except Hang as hang:
+        # Whoever hangs would also hang in its own close, so all that is left is killed.
+        for process in psutil.Process().children(recursive=True):
+            process.kill()
+        print(f"Hang: {hang}", flush=True, file=sys.stderr)
+        os._exit(1)
+    pool.abandon()
+    return {"ms": statistics.median(took), "worst_ms": max(took), "reopened": reopened / len(took), "failed": failed}
+
+
+ROWS = (
+    Row(
+        "recovery",
+        "a worker at rest is killed, until two work again",
+        measure,
+        (
+            Figure("ms", "until two answer", "ms"),
+            Figure("worst_ms", "the worst of them", "ms"),
+            Figure("reopened", "new pools needed per kill", "", has_ratio=False),
+            Figure("failed", "calls that failed", "", has_ratio=False),
+        ),
+        needs=frozenset({SUBMIT, KILL}),
+        not_for=frozenset({"serial"}),
+    ),
+)
