@@ -29,8 +29,7 @@ class Setup:
         target: who is measured.
         quick: the smallest sizes, to try the harness.
         cores: what the process may really use.
-        share: of the full size, for rows whose figure is per task: the suite takes less than the tables of goals, and
-            less again for targets that are slow for each task, so that a run stays within seconds.
+        share: of the full size, for rows whose figure is per task: the suite takes less than the tables of goals.
         chunk: the number of items sent together that somebody who knows the items would choose; None: the target's
             default. This is what `+best` stands for.
     """
@@ -41,12 +40,18 @@ class Setup:
     share: float = 1.0
     chunk: int | None = None
 
-    def size(self, full: int, quick: int) -> int:
-        """How many tasks: `quick` if that was asked for, else `full` times the share, at least `quick`; less again,
-        down to 200, for a target that is slow for each task."""
+    def size(self, full: int, quick: int, suite: int | None = None) -> int:
+        """A size that is the same for all targets: `quick` if that was asked for, in the suite `suite` where it
+        differs from `full`."""
         if self.quick:
-            return max(min(quick, 200), quick // self.target.weight)
-        return max(min(quick, 200), int(max(quick, full * self.share)) // self.target.weight)
+            return quick
+        return full if self.share == 1 or suite is None else suite
+
+    def tasks(self, full: int, quick: int) -> int:
+        """How many tasks, where the figure is per task: as `size`, but the suite takes its share of them, and gives
+        slow targets fewer and fast ones more, so that each is measured for about as long; at least 200."""
+        size = quick if self.quick else int(full * self.share)
+        return size if self.share == 1 else max(200, int(size / self.target.weight))
 
     def open(self, agents: int, method: str | None = None) -> Session:
         """A new pool of the target; ``method`` None is its default start method."""
@@ -87,7 +92,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a workload and its figures, the first of which stands for it.
+    """One line of the table: a workload and its figures, one of which stands for it.
 
     Attributes:
         name, title: what it is called, and in words.
@@ -96,6 +101,7 @@ class Row:
         limit_s: a deadlock alarm, far above any honest run.
         of: which table of goals it belongs to.
         needs: what a target must have (`bench._targets`), else it is left out of this row.
+        main: the key of the figure that stands for the row in the suite; empty: the first.
         best_chunk: how many items somebody who knows them would send together; None: the default is best.
         not_for: targets of which the row tells nothing.
     """
@@ -107,6 +113,7 @@ class Row:
     limit_s: float = 120.0
     of: Literal["pool", "executor"] = "pool"  # what is measured beside its stock twin
     needs: frozenset[str] = frozenset({"submit"})
+    main: str = ""
     best_chunk: int | None = None
     not_for: frozenset[str] = frozenset()
 

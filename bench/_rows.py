@@ -9,6 +9,7 @@ from bench import (
     busy_parent,
     closure,
     executor,
+    growth,
     imap,
     large,
     latency,
@@ -53,6 +54,7 @@ _TABLES = {
     "pool": ROWS,
     "large": large.ROWS,
     "executor": executor.ROWS,
+    "growth": growth.ROWS,
     "scheduler": tuple(row for family in SCHEDULER_FAMILIES for row in family.ROWS),
 }
 

@@ -35,7 +35,7 @@ def about(row: Row) -> dict[str, Any]:
         "best_chunk": row.best_chunk,
         "figures": [
             {"key": f.key, "label": f.label, "unit": f.unit, "better": f.better, "has_ratio": f.has_ratio}
-            for f in row.figures
+            for f in sorted(row.figures, key=lambda f: f.key != row.main)
         ],
     }
 
@@ -91,6 +91,24 @@ def table(data: Mapping[str, Any]) -> str:
     lines += ["", f"{words} programs used more than {DISTURBED_CORES} core"]
     lines += [f"skipped: {line['target']}: {line['why']}" for line in data["skipped"]]
     return "\n".join(lines).strip("\n")
+
+
+def grid(data: Mapping[str, Any]) -> str:
+    """Rows down, targets across: the medians of each row's main figure."""
+    found, names = _stored.cells(data), _stored.labels(data)
+    pools = list(dict.fromkeys(pool for _, pool in _stored.pairs(data)))
+    lines = [("row", "figure", *(names[pool] for pool in pools))]
+    for row in data["rows"]:
+        figure = row["figures"][0]
+        mine = [found.get((row["name"], pool), _stored.Cell()).spread(figure["key"]) for pool in pools]
+        words = [short(spread.median) if spread else "-" for spread in mine]
+        lines.append((row["name"], f"{figure['label']}, {figure['unit']}", *words))
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    lines.insert(1, tuple("-" * width for width in widths))
+    return "\n".join(
+        "  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
 
 
 class Progress:

@@ -439,7 +439,7 @@ class Target:
         has: what it has, of what rows may need.
         package, distribution: import name and name on the package index; empty: part of Python.
         chunk_word: how its documentation calls the number of items sent together; empty: it has no such setting.
-        weight: rows with a figure per task give it so many times fewer tasks, since each costs it so much.
+        weight: what a small task costs it, roughly, in those of the stock pool: the suite gives it so many times fewer.
         pool_class: what really runs, so that a control cannot pass for ours.
         native: "graph", "priority": what it knows by itself; elsewhere the row says what its users write instead.
     """
@@ -451,7 +451,7 @@ class Target:
     package: str = ""
     distribution: str = ""
     chunk_word: str = ""
-    weight: int = 1
+    weight: float = 1
     pool_class: Any = None
     native: frozenset[str] = field(default=frozenset())
 
@@ -531,10 +531,10 @@ _OWN_START = frozenset({SUBMIT, MAP, IMAP, KILL})
 _NO_LAZY_MAP = frozenset({SUBMIT, MAP, METHOD, KILL})
 
 _ROWS = (
-    Target("serial", "serial loop", lambda *_: SerialSession(), _SERIAL),
+    Target("serial", "serial loop", lambda *_: SerialSession(), _SERIAL, weight=0.25),
     Target(STOCK, "multiprocessing.Pool", _stock, _ALL, chunk_word="chunksize", pool_class=_STOCK_POOL),
-    Target("ppe", "ProcessPoolExecutor", _ppe, _ALL, chunk_word="chunksize", pool_class=_STOCK_EXECUTOR),
-    Target("loky", "loky", _loky, _ALL, "loky", chunk_word="chunksize"),
+    Target("ppe", "ProcessPoolExecutor", _ppe, _ALL, chunk_word="chunksize", weight=3, pool_class=_STOCK_EXECUTOR),
+    Target("loky", "loky", _loky, _ALL, "loky", chunk_word="chunksize", weight=5),
     Target("joblib", "joblib", lambda n, _, c: JoblibSession(n, c), _JOBS_ONLY, "joblib", chunk_word="batch_size"),
     Target("mpire", "mpire", MpireSession, _ALL, "mpire", chunk_word="chunk_size", weight=2),
     Target("pebble", "pebble", PebbleSession, _ALL, "pebble", "Pebble", "chunksize", weight=4),
@@ -560,14 +560,23 @@ _ROWS = (
         weight=20,
         native=frozenset({"graph", "priority"}),
     ),
-    Target(OURS, "mpsteal.Pool", _mpsteal, _ALL, OURS, native=frozenset({"buffersize", "share"})),
-    Target("mpsteal-executor", "mpsteal.Executor", _mpsteal_executor, _ALL, OURS, native=frozenset({"priority"})),
+    Target(OURS, "mpsteal.Pool", _mpsteal, _ALL, OURS, weight=0.25, native=frozenset({"buffersize", "share"})),
+    Target(
+        "mpsteal-executor",
+        "mpsteal.Executor",
+        _mpsteal_executor,
+        _ALL,
+        OURS,
+        weight=0.25,
+        native=frozenset({"priority"}),
+    ),
     Target(
         "mpsteal-scheduler",
         "mpsteal scheduler",
         lambda n, m, _: SchedulerSession(n, m),
         _NO_LAZY_MAP,
         OURS,
+        weight=0.5,
         native=frozenset({"graph", "priority"}),
     ),
 )

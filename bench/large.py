@@ -50,7 +50,7 @@ def length_and(payload: Any, number: int) -> int:
 
 
 def _measure(setup: Setup, way: str, mib: int, items: int) -> dict[str, float]:
-    size, items = mib * MIB, setup.size(items, 2)
+    size, items = mib * MIB, setup.size(items, 2, max(4, items // 2))
     arrays = [make(size, i) for i in range(3)]
     with setup.open(AGENTS) as pool:
         warm(pool, AGENTS)

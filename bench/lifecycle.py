@@ -25,7 +25,7 @@ from bench._tasks import noop
 
 def measure(setup: Setup, method: str | None, more: int) -> dict[str, float]:
     took = []
-    for _ in range(1 + setup.size(more, 3)):
+    for _ in range(1 + setup.size(more, 3, min(more, 20))):
         gc.collect()
         began = time.perf_counter()
         pool = setup.open(AGENTS, method)

@@ -27,7 +27,7 @@ from bench._tasks import hold, noop
 
 
 def measure(setup: Setup) -> dict[str, float]:
-    n = setup.size(100_000, 20_000)
+    n = setup.tasks(100_000, 20_000)
     with tempfile.TemporaryDirectory() as folder, setup.open(AGENTS) as pool:
         warm(pool, AGENTS)
         arrived, gate = str(Path(folder, "arrived")), str(Path(folder, "gate"))
@@ -67,6 +67,7 @@ ROWS = (
             Figure("tree_mib", "parent and all below it", "MiB"),
             Figure("tree_bytes_per_task", "the same, per task", "bytes"),
         ),
+        main="tree_bytes_per_task",
         not_for=frozenset({"serial"}),
     ),
 )

@@ -18,7 +18,7 @@ from bench._tasks import noop
 
 
 def measure(setup: Setup, full: int = 100_000) -> dict[str, float]:
-    n = setup.size(full, full // 10)
+    n = setup.tasks(full, full // 10)
     with setup.open(AGENTS) as pool:
         warm(pool, AGENTS)
         began = time.perf_counter()

@@ -23,11 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import _machine, _rows, _run, _stored, _suite_table, _targets
+from bench import _machine, _rows, _run, _stored, _suite_table, _targets, growth
 from bench._model import Row
 from bench._stored import BEST
 
-SUITE_SHARE = 0.25
+SUITE_SHARE = 0.1
 """Of the sizes in the tables of goals: with fourteen targets, seconds for each count. Figures are per task, so this
 costs precision only."""
 LIMIT_S, QUICK_LIMIT_S = 60.0, 20.0
@@ -76,13 +76,13 @@ def plan(rows: Sequence[Row], targets: Sequence[str], *, best: bool) -> list[tup
     return pairs
 
 
-def choose_targets(names: Sequence[str], quick: bool) -> tuple[list[str], list[dict[str, str]]]:
+def choose_targets(names: Sequence[str], usual: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
     """Those that are there, and what is missing with the reason. Unknown names, and named ones that are missing, end
     the program."""
     unknown = [name for name in names if name not in _targets.TARGETS]
     if unknown:
         raise SystemExit(f"no target called {' '.join(unknown)}; there are: {' '.join(_targets.TARGETS)}")
-    wanted = list(names) or [name for name in _targets.TARGETS if not quick or name in QUICK_TARGETS]
+    wanted = list(names or usual)
     missing = {name: _targets.TARGETS[name].missing for name in wanted}
     if names and any(missing.values()):
         raise SystemExit("\n".join(f"{name}: {why}" for name, why in missing.items() if why))
@@ -90,16 +90,19 @@ def choose_targets(names: Sequence[str], quick: bool) -> tuple[list[str], list[d
     return here, [{"target": name, "why": why} for name, why in missing.items() if why]
 
 
-def choose_rows(names: Sequence[str], quick: bool) -> list[Row]:
+def choose_rows(names: Sequence[str], table: str, quick: bool) -> list[Row]:
+    rows = _rows.select(names, table=table)
     if quick and not names:
-        return [row for row in _rows.select([], table="suite") if row.name in QUICK_ROWS]
-    return _rows.select(names, table="suite")
+        # By name where a row stands for its kind; in the other table all but the largest sizes.
+        return [row for row in rows if row.name in QUICK_ROWS or (table == "growth" and row.name[-3:] < "1e6")]
+    return rows
 
 
 def run(args: argparse.Namespace) -> int:
     """Return 0 if mpsteal gave a right answer everywhere, else 1; usage errors exit 2."""
-    rows = choose_rows(args.only, args.quick)
-    targets, skipped = choose_targets(args.targets, args.quick)
+    rows = choose_rows(args.only, args.command, args.quick)
+    usual = growth.TARGETS if args.command == "growth" else QUICK_TARGETS if args.quick else tuple(_targets.TARGETS)
+    targets, skipped = choose_targets(args.targets, usual)
     pairs = plan(rows, targets, best=not args.no_best)
     if args.list:
         print(_suite_table.listing(rows, targets, skipped))
@@ -108,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit("--resume needs --json: the run to go on with")
     limit_s = args.limit or (QUICK_LIMIT_S if args.quick else LIMIT_S)
     settings = {
+        "table": args.command,
         "rounds": args.rounds,
         "quick": args.quick,
         "cores": args.cores,
@@ -147,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"stopped; go on with: --resume --json {args.json}", file=sys.stderr)
         raise
     progress.close()
-    print(_suite_table.table(data))
+    print(_suite_table.grid(data) if args.command == "growth" else _suite_table.table(data))
     if args.json:
         _stored.write(args.json, data)
         print(f"written: {args.json}")
@@ -187,7 +191,7 @@ def _begin(
         old = _stored.read(args.json)
     except _stored.UnreadableError as error:
         raise SystemExit(str(error)) from None
-    for key in ("quick", "cores", "limit_s", "share", "rows", "targets", "best", "control"):
+    for key in ("table", "quick", "cores", "limit_s", "share", "rows", "targets", "best", "control"):
         if old["settings"][key] != settings[key]:
             raise SystemExit(f"{args.json} was made with other settings: {key} {old['settings'][key]!r}")
     for key in ("python", "processor", "commit"):
