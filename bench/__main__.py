@@ -13,7 +13,7 @@ import argparse
 import sys
 from types import ModuleType
 
-from bench import faults, goals, profile, scheduler, simulate, suite
+from bench import _machine, faults, goals, profile, scheduler, simulate, suite
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "suite": (suite, "all workloads with all targets (the default)"),
@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "faults": (faults, "what faults cost in six pools"),
 }
 """By name: the file, with `add_arguments(parser)` and `run(args) -> exit status`, and a word of help."""
+_ANYWHERE = ("suite", "growth", "compare", "report")
+"""What an installed package offers; the others look into the checkout that they keep their results in."""
 _OWN_ROUNDS = ("simulate", "faults", "profile")
 
 
@@ -32,6 +34,8 @@ def parse(arguments: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=prog, description="Measure mpsteal, beside what else there is.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, words) in COMMANDS.items():
+        if name not in _ANYWHERE and not _machine.IN_CHECKOUT:
+            continue
         module.add_arguments(commands.add_parser(name, help=words))
     given = sys.argv[1:] if arguments is None else arguments
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):

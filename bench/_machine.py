@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds `bench`: of a checkout, or inside the installed package."""
+IN_CHECKOUT = (ROOT / "pyproject.toml").is_file()
 
 
 def usable_cores() -> list[int]:
@@ -60,6 +62,8 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
+    if not IN_CHECKOUT:
+        return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10)

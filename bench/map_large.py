@@ -17,7 +17,7 @@ from bench._tasks import square
 
 
 def measure(setup: Setup) -> dict[str, float]:
-    n = setup.tasks(1_000_000, 200_000)
+    n = setup.tasks(1_000_000, 100_000)
     with setup.open(AGENTS) as pool:
         warm(pool, AGENTS)
         began = time.perf_counter()

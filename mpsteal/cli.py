@@ -4,6 +4,7 @@
     mpsteal run -m package.module [args...]    as `python -m`
     mpsteal demo [name] [options]              see `mpsteal/demos`, which reads its arguments itself
     mpsteal doctor [options]                   see `mpsteal/_doctor`, likewise
+    mpsteal bench [options]                    see `bench/`, likewise; `_bench_door` finds it
     mpsteal config [--preset NAME]             a configuration of the scheduler, to start one's own file from
     mpsteal --version
 
@@ -76,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ._doctor.command import main as run_doctor
 
         return run_doctor(own[1:])
+    if own and own[0] == "bench":
+        from ._bench_door import main as run_bench
+
+        return run_bench(own[1:])
     parser = _make_parser()
     options = parser.parse_args(own)
     if options.command == "config":
@@ -114,6 +119,7 @@ def _make_parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "doctor", help="look for what is wrong with this machine, and test a pool by killing its agents"
     )
+    commands.add_parser("bench", help="measure this machine: mpsteal beside other pools, workload by workload")
     config = commands.add_parser(
         "config",
         help="print the scheduler's default configuration",

@@ -1,0 +1,175 @@
+"""`python -m bench` and `mpsteal bench`: a run is kept, goes on where it was stopped, says what it could not measure.
+Figures are not looked at: what is measured is the machine's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from bench import _rows, _stored, _suite_table, _targets, growth, suite
+from bench._model import Row, Setup
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("--quick", "--only", "imap", "--targets", "serial", "stock", "mpsteal", "--cores", "1")
+
+
+def run_bench(
+    *args: str, cwd: Path = ROOT, command: tuple[str, ...] = ("-m", "bench"), path: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command, *args],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | {"PYTHONPATH": str(path)},
+    )
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A small run, with what it printed."""
+    path = tmp_path_factory.mktemp("bench") / "run.json"
+    done = run_bench(*SMALL, "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    return path, done.stdout
+
+
+def test_run_is_kept_with_machine_versions_and_command(stored: tuple[Path, str]) -> None:
+    data = _stored.read(stored[0])
+    assert [(run["row"], run["pool"], run["round"]) for run in data["runs"]] == [
+        ("imap", "serial", 0),
+        ("imap", "stock", 0),
+        ("imap", "stock+best", 0),
+        ("imap", "mpsteal", 0),
+    ]
+    assert all(run["figures"]["us_per_item"] > 0 and not run["error"] for run in data["runs"])
+    assert data["command"].startswith("mpsteal bench suite --quick --only imap")
+    assert {"python", "processor", "cores_usable", "commit"} <= set(data["machine"])
+    assert [target["name"] for target in data["targets"]] == ["serial", "stock", "mpsteal"]
+    (row,) = data["rows"]
+    assert row["question"].endswith("?")
+    assert row["not_told"]
+    assert row["figures"][0]["key"] == "us_per_item"
+
+
+def test_table_says_who_and_beside_what(stored: tuple[Path, str]) -> None:
+    lines = stored[1].splitlines()
+    (best,) = [line for line in lines if "best chunksize" in line]
+    assert "multiprocessing.Pool" in best
+    assert best.endswith("x stock")
+    assert "4 runs" in stored[1]
+
+
+def test_resumed_run_measures_what_is_missing_only(stored: tuple[Path, str], tmp_path: Path) -> None:
+    data = _stored.read(stored[0])
+    kept = data["runs"][:2]
+    path = tmp_path / "half.json"
+    _stored.write(path, data | {"runs": kept})
+    done = run_bench(*SMALL, "--json", str(path), "--resume")
+    assert done.returncode == 0, done.stderr
+    again = _stored.read(path)
+    assert again["runs"][:2] == kept
+    assert [run["pool"] for run in again["runs"]] == ["serial", "stock", "stock+best", "mpsteal"]
+    assert "[1/2," in done.stderr
+
+
+def test_resuming_with_other_settings_is_refused(stored: tuple[Path, str]) -> None:
+    done = run_bench(*SMALL[:-1], "2", "--json", str(stored[0]), "--resume")
+    assert done.returncode == 1
+    assert "other settings: cores 1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--targets", "stok"), "no target called stok"),
+        (("--only", "submitt"), "no row called"),
+        (("--resume",), "--resume needs --json"),
+        (("--rounds", "0"), "at least 1"),
+    ],
+)
+def test_mistakes_are_told(args: tuple[str, ...], words: str) -> None:
+    done = run_bench("--quick", *args)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_target_is_skipped_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = _targets.Target("absent", "absent", lambda *_: _targets.SerialSession(), frozenset(), "no_such_package")
+    monkeypatch.setitem(_targets.TARGETS, "absent", absent)
+    here, skipped = suite.choose_targets([], ["serial", "absent"])
+    assert here == ["serial"]
+    assert skipped == [{"target": "absent", "why": "no_such_package is not installed (pip install 'mpsteal[bench]')"}]
+    with pytest.raises(SystemExit, match="no_such_package is not installed"):
+        suite.choose_targets(["absent"], [])
+
+
+def test_best_setting_stands_beside_the_default_where_there_is_one() -> None:
+    rows = _rows.select(["submit", "imap", "latency"], table="suite", exact=False)
+    pairs = [(row.name, name) for row, name in suite.plan(rows, ["serial", "stock", "joblib", "mpsteal"], best=True)]
+    assert pairs == [
+        ("submit", "serial"),
+        ("submit", "stock"),
+        ("submit", "mpsteal"),
+        ("imap", "serial"),
+        ("imap", "stock"),
+        ("imap", "stock+best"),
+        ("imap", "joblib"),
+        ("imap", "joblib+best"),
+        ("imap", "mpsteal"),
+        ("latency", "serial"),
+        ("latency", "stock"),
+        ("latency", "mpsteal"),
+    ]
+
+
+def test_every_quick_row_and_target_exists() -> None:
+    names = {row.name for row in _rows.select([], table="suite")}
+    assert set(suite.QUICK_ROWS) <= names
+    assert set(suite.QUICK_TARGETS) | set(growth.TARGETS) <= set(_targets.TARGETS)
+
+
+@pytest.mark.parametrize("row", [*_rows.SUITE, *growth.ROWS], ids=lambda row: row.name)
+def test_every_row_has_a_question_and_limits(row: Row) -> None:
+    about = _suite_table.about(row)
+    assert about["question"].endswith("?")
+    assert len(about["not_told"]) > 10
+    assert not row.main or about["figures"][0]["key"] == row.main
+
+
+def test_sizes_follow_the_share_and_the_target() -> None:
+    stock, slow = _targets.TARGETS["stock"], _targets.TARGETS["dask"]
+    assert Setup(stock, False, 2).tasks(1000, 100) == 1000
+    assert Setup(stock, True, 2).tasks(1000, 100) == 100
+    assert Setup(stock, False, 2, share=0.5).tasks(1000, 100) == 500
+    assert Setup(slow, False, 2, share=0.5).tasks(100_000, 100) == 50_000 / slow.weight
+    assert Setup(slow, False, 2, share=0.5).size(100, 10) == 100
+    assert Setup(slow, False, 2, share=0.5).size(100, 10, 40) == 40
+
+
+def test_suite_runs_from_an_installed_package(tmp_path: Path) -> None:
+    """As pip leaves it: `bench` inside the package, no checkout around."""
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "mpsteal", site / "mpsteal", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "bench", site / "mpsteal" / "_suite" / "bench", ignore=shutil.ignore_patterns("__pycache__"))
+    code = "import sys; from mpsteal.cli import main; sys.exit(main())"
+    path = tmp_path / "run.json"
+    small = ("bench", "--quick", "--only", "imap", "--targets", "serial", "mpsteal", "--json", str(path))
+    done = run_bench(*small, cwd=tmp_path, command=("-c", code), path=site)
+    assert done.returncode == 0, done.stderr
+    data = json.loads(path.read_text())
+    assert [(run["pool"], run["error"]) for run in data["runs"]] == [("serial", ""), ("mpsteal", "")]
+    assert data["machine"]["commit"] is None
+    refused = run_bench("bench", "faults", "--list", cwd=tmp_path, command=("-c", code), path=site)
+    assert refused.returncode == 2
+    assert "invalid choice" in refused.stderr
