@@ -3,7 +3,7 @@
 [suite] [options]               all workloads with all targets; what is meant when no command is named
 growth                          what a task costs as agents and tasks become many
 pool, executor, large           tables of goals, mpsteal beside its stock twin
-scheduler, simulate, faults, profile
+scheduler, simulate, scale, faults, profile
                                 commands of their own, in the files of those names
 """
 
@@ -13,7 +13,7 @@ import argparse
 import sys
 from types import ModuleType
 
-from bench import _machine, faults, goals, profile, scheduler, simulate, suite
+from bench import _machine, faults, goals, profile, scale, scheduler, simulate, suite
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "suite": (suite, "all workloads with all targets (the default)"),
@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     **{name: (goals, words) for name, words in goals.TABLES.items()},
     "scheduler": (scheduler, "the scheduler's figures, against their targets"),
     "simulate": (simulate, "its rules among 1,000 agents, over virtual time"),
+    "scale": (scale, "the policy beside other ways to share work, 10 to 10,000 agents, the same way"),
     "profile": (profile, "where the time of a task goes, beside the floor"),
     "faults": (faults, "what faults cost in six pools"),
 }
