@@ -547,7 +547,7 @@ _ROWS = (
         _OWN_START,
         "ray",
         chunk_word="chunksize",
-        weight=10,
+        weight=20,
         native=frozenset({"graph"}),
     ),
     Target(
