@@ -8,14 +8,17 @@ from bench import (
     bursts,
     busy_parent,
     closure,
+    dag,
     executor,
     growth,
     imap,
+    jobs,
     large,
     latency,
     lifecycle,
     map_large,
     pending,
+    priorities,
     recovery,
     scheduler_assign,
     scheduler_memory,
@@ -31,7 +34,7 @@ from bench import (
 from bench._model import Row
 
 _FAMILIES = (submit, imap, spin, map_large, skew, latency, busy_parent, pending, stream, lifecycle)
-_ALSO = (closure, bursts, recovery)
+_ALSO = (closure, bursts, recovery, dag, priorities, jobs)
 _GOALLESS = frozenset({"start-forkserver", "start-own", "spin-10ms"})
 """Rows of those families that the table of goals leaves to the suite."""
 ROWS: tuple[Row, ...] = tuple(row for family in _FAMILIES for row in family.ROWS if row.name not in _GOALLESS)

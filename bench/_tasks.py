@@ -34,6 +34,28 @@ def spin_wall(i: int, wall_ns: int) -> int:
     return i
 
 
+def spin_then_tell(i: int, wall_ns: int) -> tuple[int, float, float]:
+    """Spin as `spin_wall`; return the number and when it began and ended, on the clock that all processes of a machine
+    share."""
+    began = time.perf_counter()
+    if wall_ns:
+        spin_wall(i, wall_ns)
+    return i, began, time.perf_counter()
+
+
+def fold(i: int, values: list[int]) -> int:
+    """A number made of the task's own and, in their order, those that it needs."""
+    number = i + 1
+    for value in values:
+        number = (number * 1_000_003 + value) % 0x1FFF_FFFF_FFFF_FFFF
+    return number
+
+
+def fold_after_100us(i: int, values: list[int]) -> int:
+    """The same after 100 us of spinning."""
+    return fold(spin_wall(i, 100_000), values)
+
+
 def nap(item: tuple[int, float]) -> tuple[int, float]:
     """Sleep ``item[1]`` seconds; return the number and the seconds that the sleep really took."""
     start = time.perf_counter()

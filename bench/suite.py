@@ -44,7 +44,7 @@ QUICK_ROWS = (
     "bursts",
     "recovery",
 )
-QUICK_ROWS += ("start-own", "large-both-8")
+QUICK_ROWS += ("start-own", "large-both-8", "priorities", "dag-random", "job-queens")
 """Of each kind one: under two minutes on two cores."""
 
 
