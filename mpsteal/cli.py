@@ -5,6 +5,7 @@
     mpsteal demo [name] [options]              see `mpsteal/demos`, which reads its arguments itself
     mpsteal doctor [options]                   see `mpsteal/_doctor`, likewise
     mpsteal bench [options]                    see `bench/`, likewise; `_bench_door` finds it
+    mpsteal advise script.py:function [...]    see `mpsteal/_advise`, likewise
     mpsteal config [--preset NAME]             a configuration of the scheduler, to start one's own file from
     mpsteal --version
 
@@ -81,6 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ._bench_door import main as run_bench
 
         return run_bench(own[1:])
+    if own and own[0] == "advise":
+        from ._advise.command import main as advise
+
+        return advise(own[1:])
     parser = _make_parser()
     options = parser.parse_args(own)
     if options.command == "config":
@@ -120,6 +125,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "doctor", help="look for what is wrong with this machine, and test a pool by killing its agents"
     )
     commands.add_parser("bench", help="measure this machine: mpsteal beside other pools, workload by workload")
+    commands.add_parser("advise", help="measure a function of yours, and say whether a pool pays for it, and which one")
     config = commands.add_parser(
         "config",
         help="print the scheduler's default configuration",

@@ -50,8 +50,9 @@ def defaults() -> dict[tuple[str, str], Any]:
                 is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 if name.isupper() and not name.startswith("_") and is_number:
                     found[section, name] = value
-    # What the doctor measures with belongs to no pool.
-    found = {key: value for key, value in found.items() if key not in NOT_TUNABLE and not key[0].startswith("_doctor/")}
+    # What the doctor and the adviser measure with belongs to no pool.
+    others = ("_doctor/", "_advise/")
+    found = {key: value for key, value in found.items() if key not in NOT_TUNABLE and not key[0].startswith(others)}
     for name, default in Geometry._field_defaults.items():
         found["_queue/layout", name.upper()] = default
     # Kinds of result records are numbered in one go, with a text below: names, not sizes.
