@@ -441,6 +441,7 @@ class Target:
         chunk_word: how its documentation calls the number of items sent together; empty: it has no such setting.
         weight: what a small task costs it, roughly, in those of the stock pool: the suite gives it so many times fewer.
         pool_class: what really runs, so that a control cannot pass for ours.
+        starts_slowly: its start takes seconds, so the suite gives it one row of each family, unless rows are named.
         native: "graph", "priority": what it knows by itself; elsewhere the row says what its users write instead.
     """
 
@@ -453,6 +454,7 @@ class Target:
     chunk_word: str = ""
     weight: float = 1
     pool_class: Any = None
+    starts_slowly: bool = False
     native: frozenset[str] = field(default=frozenset())
 
     @property
@@ -548,6 +550,7 @@ _ROWS = (
         "ray",
         chunk_word="chunksize",
         weight=20,
+        starts_slowly=True,
         native=frozenset({"graph"}),
     ),
     Target(
@@ -558,6 +561,7 @@ _ROWS = (
         "distributed",
         chunk_word="batch_size",
         weight=20,
+        starts_slowly=True,
         native=frozenset({"graph", "priority"}),
     ),
     Target(OURS, "mpsteal.Pool", _mpsteal, _ALL, OURS, weight=0.25, native=frozenset({"buffersize", "share"})),

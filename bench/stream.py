@@ -44,7 +44,7 @@ class Source:
 
 
 def measure(setup: Setup, full: int, quick: int, rest_s: float) -> dict[str, float]:
-    n = setup.size(full, quick, min(full, 50_000))
+    n = setup.size(full, quick, min(full, 20_000))
     source = Source(n)
     returns_items = rest_s > 0
     function = same if returns_items else first_word
