@@ -85,6 +85,7 @@ ROWS = (
         "imap_unordered over 200,000 items of 2 KiB, consumer keeps up",
         partial(measure, full=200_000, quick=20_000, rest_s=0.0),
         FIGURES,
+        not_for=frozenset({"ray", "dask"}),  # so many items would take them minutes
         needs=frozenset({IMAP}),
         best_chunk=64,
     ),
@@ -93,6 +94,7 @@ ROWS = (
         "the same with a slow consumer; mpsteal with buffersize=64",
         partial(measure, full=20_000, quick=10_000, rest_s=1e-4),
         FIGURES[:2],
+        not_for=frozenset({"ray", "dask"}),
         needs=frozenset({IMAP}),
     ),
 )

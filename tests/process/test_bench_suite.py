@@ -133,9 +133,17 @@ def test_best_setting_stands_beside_the_default_where_there_is_one() -> None:
     ]
 
 
+def test_targets_that_start_slowly_get_one_row_of_a_family() -> None:
+    rows = _rows.select(["spin", "latency"], table="suite")
+    slow = [(row.name, name) for row, name in suite.plan(rows, ["ray"], best=False)]
+    assert slow == [("spin-1ms", "ray"), ("latency", "ray")]
+    named = suite.plan(rows, ["ray"], best=False, named=["spin-20us"])
+    assert [row.name for row, _ in named] == ["spin-20us", "spin-1ms", "latency"]
+
+
 def test_every_quick_row_and_target_exists() -> None:
     names = {row.name for row in _rows.select([], table="suite")}
-    assert set(suite.QUICK_ROWS) <= names
+    assert set(suite.QUICK_ROWS) | suite.STANDS_FOR <= names
     assert set(suite.QUICK_TARGETS) | set(growth.TARGETS) <= set(_targets.TARGETS)
 
 
