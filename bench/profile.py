@@ -14,8 +14,7 @@ run. Every part of every round is a process of its own; the table has the median
 
 Not told: what a stage costs while the other core does the same (`agent` runs alone, and what is in cache stays there;
 so does each of its pieces, which is why they sum up to less than the loop). A sample is taken where the interpreter
-looks for other threads (calls, backward jumps, and most of all where its lock is given up), not anywhere. CPU time on a
-virtual machine holds some of its host's. Absolute times are those of one machine; so the floor of the same run is beside them.
+looks XX
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ SAMPLE_S = 0.001
 """Between two looks at the threads' frames (s). Shorter: the sampler is what is measured; longer: few samples."""
 
 SAMPLED_SWITCH_S = 0.000_2
-"""`sys.setswitchinterval` where the sampler runs (s). With the usual 5 ms it gets in, in an agent, only where a call gives
-the interpreter's lock up; shorter makes the caller and the engine change places more often than they do."""
+"""`sys.setswitchinterval` where the sampler runs (s). With the usual 5 ms it gets in, in an agent, only where a call
+gives the interpreter's lock up; shorter makes the caller and the engine change places more often than they do."""
 
 LINES_SHOWN = 8
 LIMIT_S = 120.0
@@ -164,10 +163,11 @@ class Sampler:
             for thread, name in self.names.items():
                 frame = frames.get(thread)
                 if frame is not None:
-                    code = frame.f_code
+                    code, line = frame.f_code, frame.f_lineno
                     file = "/".join(Path(code.co_filename).parts[-2:])
-                    self.seen[f"{name}|{code.co_qualname}|{file}:{frame.f_lineno}"] += 1
-            del frames
+                    self.seen[f"{name}|{code.co_qualname}|{file}:{line}"] += 1
+                del frame
+            del frames  # who keeps a frame keeps what its function had
 
 
 # -- the floor --------------------------------------------------------------------------------------------------------

@@ -180,7 +180,8 @@ class Dispatcher(Losses):
             if not batch.is_full:
                 self._take_pending(batch)
             if sinks:
-                first = self.pages.append(page, array("q", batch.slots), self.encoder.buffer.getbuffer(), sinks)
+                with self.encoder.buffer.getbuffer() as payloads:
+                    first = self.pages.append(page, array("q", batch.slots), payloads, sinks)
         except MemoryError:  # what pickling itself raises has been dealt with
             self._fail_batch(batch, MemoryError("no memory to pickle what was submitted together with this call"))
             self.encoder.renew()
