@@ -699,3 +699,21 @@ def wait_the_second_time(path: str, gate: Gate) -> None:
     with open(path) as file:
         if len(file.readlines()) == 2:
             gate.wait()
+
+
+class _NoHash(type):
+    """A metaclass whose classes are equal to nothing, and cannot be looked up in a set."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(cls, other: object) -> bool:
+        return False
+
+
+class OfNoHash(metaclass=_NoHash):
+    """Its type cannot be hashed, which pickle refuses."""
+
+
+def give_one_of_no_hash(inside: bool) -> Any:
+    """Such an object, or a tuple with one inside."""
+    return (1, OfNoHash()) if inside else OfNoHash()

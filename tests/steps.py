@@ -458,6 +458,19 @@ def _watched_agent(watch: Watch) -> type[agent_loop.Agent]:
                 return write_small_named
 
             self.results.make_write_small = make_write_small  # type: ignore[method-assign]
+            of_values = self.results.make_write_value
+
+            def make_write_value() -> Callable[[int, bytes], None]:
+                write_value = of_values()
+
+                def write_value_named(chunk: int, payload: bytes) -> None:
+                    if len(payload) <= self.results.largest:
+                        words.record = _kind_of(chunk, R.VALUE)
+                    write_value(chunk, payload)
+
+                return write_value_named
+
+            self.results.make_write_value = make_write_value  # type: ignore[method-assign]
 
         def serve(self) -> None:
             with watch.inside("serve"):

@@ -36,7 +36,7 @@ from .buffers import load_call
 from .here import facts
 from .itemwise import refusal, run_items, sift
 from .launch import AgentSpec
-from .serialize import PLAIN, Encoder, describe, encode_error, explain_coroutine
+from .serialize import PLAIN, Encoder, describe, encode_error, explain_coroutine, is_flat
 from .shared import forget_freed
 from .shared import kept as shared_kept
 
@@ -54,7 +54,15 @@ RETRY_PAUSE_S = 0.000_05
 """Pause before the next try for a lock that somebody holds: sections take 10 us or so, longer only if the holder was
 stopped or lost its core."""
 
-_slot = Struct("4q").unpack_from
+SLOTS_AHEAD = 32
+"""Slots that an agent reads at once, of a chunk and those queued behind it (0.1 us each, alone 0.3). Fewer: each read
+is for fewer; more: more are read in vain, since thieves take them or tasks are long (3 us for 32)."""
+
+REPORT_LOOK_NS = 50_000
+"""How often a busy agent looks whether it is time to report (ns): a word and a comparison less for each short task.
+Longer: results are late by that much more, when somebody has begun to wait for them (`Engine.set_pace`)."""
+
+_slots = Struct("4q").iter_unpack
 _now = time.monotonic_ns
 
 
@@ -179,10 +187,11 @@ class Agent:
     def serve(self) -> None:
         """Take and run chunks until the pool stops or `max_tasks` is reached."""
         words, base, take, functions = self.words, self.base, self.take, self.functions
-        data, loads, dumps = self.segment.data, pickle.loads, pickle.dumps
+        data, loads = self.segment.data, pickle.loads
         results = self.results
         write_small = results.make_write_small()
-        slots_byte, chunks = self.segment.layout.slots_word * 8, self.segment.layout.chunks
+        self.write_value = results.make_write_value()
+        read_slots, slots, slots_from, slots_to = self.read_slots, self.read_slots(0), 0, 0
         started_at, done_at, busy_at = base + L.STARTED_NS, base + L.DONE, base + L.BUSY_NS
         loaded_at, leave = base + L.LOADED, base + L.LEAVE
         done, busy = words[done_at], words[busy_at]
@@ -191,6 +200,7 @@ class Agent:
         limit, ring_after = L.INT_LIMIT, L.RING_AFTER_NS
         ring = self.ring_parent
         rung = _now()
+        look_at = 0
         unreported = False
         for_executor = self.for_executor
         noted = self.rules is not None and not for_executor
@@ -225,7 +235,10 @@ class Agent:
                 rung = _now()
                 if chunk < 0:
                     continue
-            offset, size, number, flags = _slot(data, slots_byte + 32 * (chunk % chunks))
+            if not slots_from <= chunk < slots_to:
+                slots, slots_from = read_slots(chunk), chunk
+                slots_to = chunk + len(slots)
+            offset, size, number, flags = slots[chunk - slots_from]
             began = _now()
             words[started_at] = began
             try:
@@ -267,7 +280,7 @@ class Agent:
                 elif value is None:
                     write_small(chunk, void, 0)
                 else:
-                    self.commit_value(chunk, value, dumps if kind in PLAIN else None, flags)
+                    self.commit_value(chunk, value, flags)
                     value = None
             args = None  # it may be large, and the next chunk may be long in coming
             done += 1
@@ -278,28 +291,42 @@ class Agent:
                 done, busy = done + count, busy + ns
                 if left > 0:
                     left = max(1, left - count)
-            if finished - rung > words[ring_after]:
-                looked = words[L.LOOKED_NS]
-                if looked > rung:
-                    rung = looked  # somebody else has rung, and the parent looks at all rings then
+            if finished > look_at:
+                look_at = finished + REPORT_LOOK_NS
                 if finished - rung > words[ring_after]:
-                    words[done_at], words[busy_at] = done, busy
-                    if shared_kept:
-                        self.forget_shared()
-                    ring()
-                    self.check_parent()
-                    unreported = False
-                    rung = finished
-                if words[leave] == L.LEAVE_NOW:  # the parent has a successor ready, who takes the queue over
-                    words[done_at], words[busy_at] = done, busy
-                    ring()
-                    return
+                    looked = words[L.LOOKED_NS]
+                    if looked > rung:
+                        rung = looked  # somebody else has rung, and the parent looks at all rings then
+                    if finished - rung > words[ring_after]:
+                        words[done_at], words[busy_at] = done, busy
+                        if shared_kept:
+                            self.forget_shared()
+                        ring()
+                        self.check_parent()
+                        unreported = False
+                        rung = finished
+                    if words[leave] == L.LEAVE_NOW:  # the parent has a successor ready, who takes the queue over
+                        words[done_at], words[busy_at] = done, busy
+                        ring()
+                        return
             if left > 0:
                 left -= 1
                 if not left:
                     words[done_at], words[busy_at] = done, busy
                     ring()
                     return
+
+    def read_slots(self, chunk: int) -> list[tuple[int, ...]]:
+        """Slots of a chunk and of those queued behind it, as far as it is worth it.
+
+        Some may be stolen, and overwritten, when we read them or later. Then we never start those: a chunk that we do
+        start was unfinished all the time, and its slot does not change before it is finished (D-7, D-8).
+        """
+        words, layout = self.words, self.segment.layout
+        end = words[words[self.base + L.CLAIM_AT] + 1]  # of the range that it is from, if it is from one
+        count = max(1, min(SLOTS_AHEAD, end - chunk, layout.chunks - chunk % layout.chunks))
+        at = 8 * layout.chunk(chunk)
+        return list(_slots(self.segment.data[at : at + 32 * count]))
 
     # -- one chunk ------------------------------------------------------------------------------------------------
 
@@ -378,12 +405,13 @@ class Agent:
             while self.job_functions:
                 self.functions.pop(self.job_functions.popleft(), None)
 
-    def commit_value(self, chunk: int, value: Any, dumps: Any, flags: int) -> None:
+    def commit_value(self, chunk: int, value: Any, flags: int) -> None:
         """Pickle and commit a result; what cannot be pickled becomes `MaybeEncodingError`, as in the stock pool."""
-        buffers: list[memoryview] = []
+        buffers: list[memoryview] | None = None
         try:
-            if dumps is not None:
-                payload = dumps(value)
+            kind = type(value)
+            if kind in PLAIN or is_flat(value, kind):  # a metaclass may have a `__hash__` that raises
+                payload = pickle.dumps(value)
             else:
                 payload, buffers = self.encoder.dumps_apart(value)
         except BaseException as error:  # a user's `__reduce__`, `sys.exit` in it included
@@ -391,7 +419,7 @@ class Agent:
                 self.commit_error(chunk, by_value.explain(explain_coroutine(error, value)))
                 return
             if flags & L.ITEMWISE:
-                self.commit_value(chunk, sift(value, self.encoder), dumps, flags & ~L.ITEMWISE)
+                self.commit_value(chunk, sift(value, self.encoder), flags & ~L.ITEMWISE)
                 return
             if flags & L.KIND_MASK >= L.KIND_MAP:
                 value = value[0]  # less the time it took, which is ours
@@ -401,9 +429,9 @@ class Agent:
             if buffers:
                 self.results.write_apart(chunk, payload, buffers)
             else:
-                self.results.write(chunk, R.VALUE, payload)
+                self.write_value(chunk, payload)
         except OSError as error:
-            size = len(payload) + sum([buffer.nbytes for buffer in buffers])
+            size = len(payload) + sum([buffer.nbytes for buffer in buffers or ()])
             self.commit_error(chunk, MemoryError(f"no shared memory for a result of {size} bytes: {error}"))
 
     def commit_error(self, chunk: int, error: BaseException) -> None:

@@ -77,31 +77,55 @@ class ResultWriter:
         self.tail_at = layout.agent(slot) + L.RESULT_TAIL
         self.head_at = layout.agent(slot) + L.RESULT_HEAD
         self.tail = self.words[self.tail_at]
+        """The word of that name; nobody else writes it while this agent lives."""
         self.safe_until = 0
+        """Records that end here or before meet neither the reader nor the end of the ring; before `write` has found out
+        it is 0. Until then the byte of the segment where a record starts is the tail and `shift`."""
+        self.shift = 0
         self.largest = self.size // 4
         self.blocks = ResultBlocks(segment, slot)
         self.wait_for_room = wait_for_room
 
     def make_write_small(self) -> Callable[[int, int, int], None]:
         """Commit an INT or VOID: `write` as one closure, since it is paid for every task."""
-        words, data, base, size, tail_at = self.words, self.data, self.base, self.size, self.tail_at
+        words, data, tail_at = self.words, self.data, self.tail_at
         order = None if STORES_ARE_ORDERED else self.locks.order
 
         def write_small(chunk: int, kind: int, value: int) -> None:
-            tail = words[tail_at]
-            if tail >= self.safe_until:
+            tail = self.tail
+            end = tail + 24
+            if end > self.safe_until:
                 self.write(chunk, kind, b"", value)
                 return
-            _pack(data, base + tail % size, chunk, kind, value)
+            _pack(data, tail + self.shift, chunk, kind, value)
             if order:
                 order()
-            words[tail_at] = tail + 24
+            words[tail_at] = self.tail = end
 
         return write_small
 
+    def make_write_value(self) -> Callable[[int, bytes], None]:
+        """The same of a VALUE that is pickled; raises OSError as `write` does."""
+        words, data, tail_at = self.words, self.data, self.tail_at
+        order = None if STORES_ARE_ORDERED else self.locks.order
+
+        def write_value(chunk: int, payload: bytes) -> None:
+            tail, size = self.tail, len(payload)
+            end = tail + 24 + ((size + 7) & -8)
+            if end > self.safe_until or size > self.largest:
+                self.write(chunk, VALUE, payload)
+                return
+            at = tail + self.shift
+            _pack(data, at, chunk, VALUE, size)
+            data[at + 24 : at + 24 + size] = payload
+            if order:
+                order()
+            words[tail_at] = self.tail = end
+
+        return write_value
+
     def write(self, chunk: int, kind: int, payload: bytes = b"", value: int = 0) -> None:
         """Commit one result. `value` stands in the size field for INT. Waits while the ring is full."""
-        self.tail = self.words[self.tail_at]
         size = len(payload)
         if size > self.largest:
             kind, payload = self._store(kind, payload)
@@ -127,10 +151,10 @@ class ResultWriter:
         self.locks.order()
         self.tail += need
         self.words[self.tail_at] = self.tail
-        # Up to here records of 24 bytes neither meet the reader nor the end of the ring.
-        rest = self.size - self.tail % self.size
+        at = self.tail % self.size
+        self.shift = self.base + at - self.tail
         free = self.size - (self.tail - self.words[self.head_at])
-        self.safe_until = self.tail + min(rest, free) - 23
+        self.safe_until = self.tail + min(self.size - at, free)
 
     def _store(self, kind: int, payload: bytes) -> tuple[int, bytes]:
         """Put a large payload in a block of its own; raises OSError when there is no memory for it."""
