@@ -8,6 +8,7 @@ run. Every part of every round is a process of its own; the table has the median
     load-*    a Pool with two agents on two cores, nothing changed in it: CPU time, context switches and wall time per
               task, of the caller's thread, the engine's thread and the agents, from the clocks that the kernel keeps
     stages-*  the same with clocks around the engine's stages (the thread's CPU clock, once per batch and not per task)
+    submit    `apply_async` alone, with and without Python's garbage collector
     agent     the agent's own loop over a real segment in one process, and its pieces one by one, each over 4,096 chunks
     where-*   a sampler in each process: which line each thread is at, every few milliseconds
     skew-*    the makespan of an uneven map as a sum: the bound, late sleeps, the start, gaps between items, the end
@@ -55,6 +56,9 @@ SAMPLE_S = 0.001
 SAMPLED_SWITCH_S = 0.000_2
 """`sys.setswitchinterval` where the sampler runs (s). With the usual 5 ms it gets in, in an agent, only where a call
 gives the interpreter's lock up; shorter makes the caller and the engine change places more often than they do."""
+
+NAP_S = 0.004
+"""What an item of the skew rows sleeps on average (s)."""
 
 LINES_SHOWN = 8
 LIMIT_S = 120.0
@@ -216,6 +220,11 @@ def measure_floor(quick: bool) -> dict[str, float]:
         figures["lock and unlock, a record lock (lockf)"] = per_call(
             lambda: (fcntl.lockf(fd, fcntl.LOCK_EX, 1, 0), fcntl.lockf(fd, fcntl.LOCK_UN, 1, 0)), calls
         )
+    late = []
+    for _ in range(20 if quick else 100):
+        _, began, ended = nap(NAP_S)
+        late.append((ended - began) / 1000 - NAP_S * 1e6)
+    figures[f"how late a sleep of {NAP_S * 1000:.0f} ms ends"] = statistics.median(late)
     figures["round trip through two pipes"] = _round_trip(_pipes(), calls // 4)
     figures["round trip through two semaphores"] = _round_trip(_semaphores(), calls // 4)
     return figures
@@ -398,6 +407,33 @@ def run_stages(name: str, quick: bool) -> dict[str, float]:
     return answer
 
 
+def run_submit(quick: bool) -> dict[str, float]:
+    """CPU microseconds of `apply_async` alone, into a pool without engine or agents, and the collector's part of it."""
+    import gc
+    from collections import deque
+    from types import SimpleNamespace
+
+    from mpsteal import pool as of_pools
+
+    tasks = 10_000 if quick else 100_000
+
+    def submit_all() -> float:
+        pool: Any = of_pools.Pool.__new__(of_pools.Pool)
+        pool._engine = SimpleNamespace(pending=deque(), asleep=[], state=of_pools._ENGINE_RUN)
+        pool._state = of_pools.RUN
+        began = time.thread_time_ns()
+        handles = [pool.apply_async(noop, (i,)) for i in range(tasks)]
+        took = time.thread_time_ns() - began
+        pool._state = "ended"
+        return took / len(handles) / 1000
+
+    with_collector = submit_all()
+    gc.disable()
+    without = submit_all()
+    gc.enable()
+    return {"apply_async alone": with_collector, "of it the garbage collector": with_collector - without}
+
+
 # -- the agent's loop, piece by piece ---------------------------------------------------------------------------------
 
 
@@ -405,7 +441,8 @@ def run_agent(quick: bool) -> dict[str, float]:
     """Microseconds of the pieces of the agent's loop, over chunks in a real segment; one process, nobody else."""
     from array import array
 
-    from mpsteal._agent.loop import _slot
+    from mpsteal._agent.loop import SLOTS_AHEAD
+    from mpsteal._agent.serialize import is_flat
     from mpsteal._policy.stealing import steal_point
     from mpsteal._queue import layout as L
     from mpsteal._queue import results as R
@@ -428,12 +465,11 @@ def run_agent(quick: bool) -> dict[str, float]:
         raise AssertionError(f"the ring is full at {head}")
 
     writer = R.ResultWriter(segment, 0, locks, unreachable)
-    write_small = writer.make_write_small()
+    write_small, write_value = writer.make_write_small(), writer.make_write_value()
     take = deques.make_take(0)
-    slots_byte, chunks = segment.layout.slots_word * 8, segment.layout.chunks
     started, loaded = segment.layout.agent(0) + L.STARTED_NS, segment.layout.agent(0) + L.LOADED
     functions = {0: noop}
-    serve = _make_serve(segment, locks, deques, writer)
+    agent = _make_agent(segment, locks, deques, writer)
     rounds: list[dict[str, float]] = []
     for _ in range(3 if quick else 15):
         page = pages.open()
@@ -459,16 +495,15 @@ def run_agent(quick: bool) -> dict[str, float]:
         for _ in numbers:
             take()
         stamp("take: claim, look for a thief, commit")
-        for chunk in numbers:
-            _slot(data, slots_byte + 32 * (chunk % chunks))
+        read: list[tuple[int, ...]] = []
+        for chunk in range(first, first + PIECES, SLOTS_AHEAD):
+            read += agent.read_slots(chunk)
         stamp("read the slot")
         for chunk in numbers:
             words[started] = time.monotonic_ns()
             words[loaded] = chunk
             time.monotonic_ns()
         stamp("two clocks, two words of what runs")
-        read = [_slot(data, slots_byte + 32 * (chunk % chunks)) for chunk in numbers]
-        marks.append(_now())
         for offset, size, _, _ in read:
             loads(data[offset : offset + size])
         stamp("unpickle the arguments (pickled)")
@@ -483,10 +518,10 @@ def run_agent(quick: bool) -> dict[str, float]:
         marks.append(_now())
         results = [(number, "name") for number in numbers]
         marks.append(_now())
-        encoded = [dumps(value) for value in results]
+        encoded = [dumps(value) for value in results if is_flat(value, tuple)]
         stamp("pickle the result (pickled)")
         for chunk, one in zip(numbers, encoded, strict=True):
-            writer.write(chunk, R.VALUE, one)
+            write_value(chunk, one)
         stamp("commit a pickled result (pickled)")
         for _ in reader.drain():
             pass
@@ -511,7 +546,7 @@ def run_agent(quick: bool) -> dict[str, float]:
             first = pages.append(page, slots, payload, [None] * PIECES)
             deques.push(0, 0, first, first + PIECES)
             marks.append(_now())
-            serve()
+            agent.serve()
             stamp(f"the whole loop, {name}")
             if sum(1 for _ in reader.drain()) != PIECES:
                 raise AssertionError(f"{name}: results are missing")
@@ -530,8 +565,8 @@ def run_agent(quick: bool) -> dict[str, float]:
     return figures
 
 
-def _make_serve(segment: Any, locks: Any, deques: Any, writer: Any) -> Callable[[], object]:
-    """The agent's loop until nothing is queued: an agent without a process of its own, whom nobody rings or awaits."""
+def _make_agent(segment: Any, locks: Any, deques: Any, writer: Any) -> Any:
+    """An agent without a process of its own, whom nobody rings or awaits; its `serve` returns when nothing is queued."""
     from types import SimpleNamespace
 
     from mpsteal._agent.loop import Agent
@@ -547,8 +582,7 @@ def _make_serve(segment: Any, locks: Any, deques: Any, writer: Any) -> Callable[
     agent.find_work = bool  # nothing is queued: leave
     agent.ring_parent = agent.check_parent = lambda: None
     segment.words[L.RING_AFTER_NS] = 1 << 60
-    serve: Callable[[], object] = agent.serve
-    return serve
+    return agent
 
 
 # -- skew -------------------------------------------------------------------------------------------------------------
@@ -609,6 +643,7 @@ PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "floor": measure_floor,
     **{f"load-{name}": lambda quick, name=name: run_load(name, quick) for name in LOADS},
     **{f"stages-{name}": lambda quick, name=name: run_stages(name, quick) for name in LOADS},
+    "submit": run_submit,
     "agent": run_agent,
     **{f"where-{name}": lambda quick, name=name: run_load(name, quick, samples=True) for name in LOADS},
     **{f"skew-{kind}": lambda quick, kind=kind: run_skew(kind, quick) for kind in ("first", "block", "tail")},

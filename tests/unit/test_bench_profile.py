@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 
 import pytest
@@ -13,6 +14,11 @@ def test_agent_loop_and_its_pieces_run_over_a_real_segment() -> None:
     """It checks by itself that every chunk pushed was taken, and every result read back."""
     figures = profile.run_agent(True)
     assert {"the whole loop, int", "the whole loop, pickled", "commit a small int"} <= figures.keys()
+
+
+def test_submit_alone_leaves_the_collector_on() -> None:
+    assert profile.run_submit(True)["apply_async alone"] > 0
+    assert gc.isenabled()
 
 
 def test_every_stage_of_the_engine_is_entered() -> None:
