@@ -566,7 +566,7 @@ def run_agent(quick: bool) -> dict[str, float]:
 
 
 def _make_agent(segment: Any, locks: Any, deques: Any, writer: Any) -> Any:
-    """An agent without a process of its own, whom nobody rings or awaits; its `serve` returns when nothing is queued."""
+    """An agent without a process of its own, whom nobody awaits; its `serve` returns when nothing is queued."""
     from types import SimpleNamespace
 
     from mpsteal._agent.loop import Agent
