@@ -18,6 +18,7 @@ import contextlib
 import math
 import multiprocessing.pool
 import pickle
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -69,13 +70,38 @@ class Setup(NamedTuple):
     agents: int
     context: BaseContext
 
-    def open_stock(self, *prepared: Any) -> Any:
-        """The stock pool, with its workers told what the stand-ins do."""
-        return multiprocessing.pool.Pool(self.agents, prepare if prepared else None, prepared, context=self.context)
+    @contextlib.contextmanager
+    def open_stock(self, *prepared: Any) -> Iterator[Any]:
+        """The stock pool, with its workers told what the stand-ins do.
+
+        Ctrl-C is held back while it starts and ends, and its workers never see it: it hangs at times where they do.
+        """
+        pool = None
+        try:
+            with _interrupts_held_back():
+                pool = multiprocessing.pool.Pool(
+                    self.agents, prepare if prepared else None, prepared, context=self.context
+                )
+            yield pool
+        finally:
+            if pool is not None:
+                with _interrupts_held_back():
+                    pool.terminate()
+                    pool.join()
 
     def open_mpsteal(self, *prepared: Any) -> Any:
         """Ours, likewise."""
         return Pool(self.agents, prepare if prepared else None, prepared, context=self.context)
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """SIGINT waits; processes that are started inside, and threads, have it blocked for good."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def lengths(mean_s: float) -> tuple[float, ...]:

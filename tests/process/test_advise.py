@@ -90,7 +90,7 @@ def report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def test_answer_prediction_and_check_as_json(script: Path, start_method: str) -> None:
     words = ["--inputs", "range(200)", "--agents", "2", "--json", "--start-method", start_method]
-    found = report(advise("my-script.py:tiny", *words, cwd=script.parent, limit_s=6))
+    found = report(advise("my-script.py:tiny", *words, cwd=script.parent, limit_s=20))
     assert set(found) == {
         *("function", "answer", "items", "agents", "cpus", "start_method"),
         *("call", "machine", "predictions", "tips", "check"),
@@ -153,7 +153,7 @@ def test_function_in_a_package_and_inputs_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "pack" / "module.py").write_text("def shout(line):\n    return line.upper()\n")
     (tmp_path / "lines.txt").write_text("one\ntwo\nthree\nfour\nfive\nsix\n")
     words = ["--inputs-file", "lines.txt", "--json", "--agents", "2", "--start-method", "spawn"]
-    found = report(advise("pack.module:shout", *words, cwd=tmp_path, limit_s=6))
+    found = report(advise("pack.module:shout", *words, cwd=tmp_path, limit_s=20))
     assert found["function"] == "pack.module:shout"
     assert found["check"]["results_equal"] is True
 
