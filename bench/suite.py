@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import _machine, _rows, _run, _stored, _suite_table, _targets, growth
+from bench import _html, _machine, _rows, _run, _stored, _suite_table, _targets, growth
 from bench._model import Row
 from bench._stored import BEST
 
@@ -121,6 +121,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.resume and args.json is None:
         raise SystemExit("--resume needs --json: the run to go on with")
+    if args.html is not None:
+        try:
+            _html.require()
+        except _html.MissingError as error:
+            raise SystemExit(str(error)) from None
     limit_s = args.limit or (QUICK_LIMIT_S if args.quick else LIMIT_S)
     settings = {
         "table": args.command,
@@ -168,8 +173,6 @@ def run(args: argparse.Namespace) -> int:
         _stored.write(args.json, data)
         print(f"written: {args.json}")
     if args.html:
-        from bench import _html
-
         _html.write(args.html, data)
         print(f"written: {args.html}")
     ours = [name for name in targets if _targets.TARGETS[name].package == _targets.OURS]
