@@ -22,8 +22,8 @@ two things at once. 100 tasks per agent, of 100 ms and of 1 ms on average, six l
 
 `mpsteal-map` and `scheduler` pay for what their parent does with each task. All others are policies alone: the tasks
 lie in memory that agents can read. So compare the policies with each other, and these two with `mpsteal`, to see what
-the parent costs. These two, `random-half`, `random-one`, `self` and three loads are left out above 1,000 agents, where
-all is slow to simulate; name them (`--schemes`, `--loads`) to have them.
+the parent costs. These two, `random-half`, `random-one`, `self` and all loads but one are left out above 1,000 agents,
+where a run can take minutes; name them (`--schemes`, `--loads`) to have them.
 
 Not told: anything that `bench._des` leaves out; what results cost; that to ring an agent takes the ringer a moment.
 With few agents one draw decides much, so up to nine seeds are run, and the median and range given.
@@ -133,8 +133,8 @@ SCHEMES: dict[str, Scheme] = {
 }
 UP_TO_1000 = ("mpsteal-map", "scheduler", "random-half", "random-one", "self")
 
-LOADS_FOR_MANY = ("uniform", "heavy-tail", "heaviest-first")
-"""What a run with defaults leaves out above 1,000 agents is every scheme of `UP_TO_1000`, and every other load."""
+LOADS_FOR_MANY = ("uniform",)
+"""Above 1,000 agents a run with defaults has these loads, and no scheme of `UP_TO_1000`."""
 
 
 @dataclasses.dataclass
@@ -163,9 +163,9 @@ class Record:
         return self.agents, self.mean_ms, self.scheme, self.load
 
 
-def seeds_for(agents: int, first: int) -> list[int]:
-    """Nine with 10 agents, five with 100, else one: long runs even out by themselves."""
-    return [first + k for k in range(max(1, min(9, 500 // agents)))]
+def seeds_for(agents: int) -> int:
+    """How many: nine with 10 agents, five with 100, else one, since long runs even out by themselves."""
+    return max(1, min(9, 500 // agents))
 
 
 @lru_cache(maxsize=9)
@@ -202,6 +202,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS), metavar="LOAD", help="only these")
     parser.add_argument("--schemes", nargs="+", choices=SCHEMES, metavar="SCHEME", help="only these")
     parser.add_argument("--seed", type=int, default=1, help="the first of the seeds (1)")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="so many; default 9 with 10 agents to 1 with 500 and more"
+    )
     parser.add_argument("--cost", nargs="+", default=[], metavar="NAME=US", help="prices, see bench._des.Costs")
     parser.add_argument("--quick", action="store_true", help="few agents, one seed, a few seconds")
     parser.add_argument("--json", type=Path, metavar="PATH", help=f"a run with defaults writes {RESULTS.name}")
@@ -218,13 +221,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Return 0 if every run was verified, else 1; usage errors exit 2."""
     sizes = args.agents or ((10, 50) if args.quick else AGENTS)
+    if args.seeds is not None and args.seeds < 1:
+        raise SystemExit("--seeds must be above 0")
     if min(sizes) < 1 or min(args.means) <= 0 or args.per_agent < 1:
         raise SystemExit("agents, means and tasks per agent must be above 0")
     costs = _costs(args.cost)
     if args.measured:
         print("\n".join(_table(_beside_measured(costs))))
         return 0
-    is_full = not (args.quick or args.agents or args.schemes or args.cost or args.json)
+    is_full = not (args.quick or args.agents or args.schemes or args.seeds or args.cost or args.json)
     is_full = is_full and (args.means, args.per_agent, args.loads, args.seed) == ([*MEANS_MS], PER_AGENT, [*LOADS], 1)
     path = args.json or (RESULTS if is_full or args.update else None)
     settings = {"command": "scale", "per_agent": args.per_agent, "seed": args.seed}
@@ -243,7 +248,8 @@ def run(args: argparse.Namespace) -> int:
                     if agents > 1_000 and scheme in UP_TO_1000 and not args.schemes:
                         continue
                     size = {"agents": agents, "mean_ms": mean_ms, "per_agent": args.per_agent}
-                    seeds = [args.seed] if args.quick else seeds_for(agents, args.seed)
+                    count = 1 if args.quick else seeds_for(agents)
+                    seeds = [args.seed + k for k in range(args.seeds or count)]
                     try:
                         records.append(measure(scheme, load, **size, seeds=seeds, costs=costs))
                     except WrongResult as error:

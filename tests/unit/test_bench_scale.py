@@ -290,7 +290,8 @@ class TestCommand:
         return data
 
     def test_all_schemes(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        data = self.run(tmp_path / "made.json")
+        data = self.run(tmp_path / "made.json", "--seed", "3", "--seeds", "2")
+        assert all(run["seeds"] == [3, 4] for run in data["runs"])
         assert [run["scheme"] for run in data["runs"] if run["load"] == "uniform"] == list(scale.SCHEMES)
         assert all(run["tasks"] == 40 and run["over_bound"] >= 1 for run in data["runs"])
         assert all(
@@ -337,4 +338,4 @@ class TestCommand:
 
     @pytest.mark.parametrize(("agents", "seeds"), [(10, 9), (100, 5), (500, 1), (10_000, 1)])
     def test_fewer_seeds_the_more_agents(self, agents: int, seeds: int) -> None:
-        assert scale.seeds_for(agents, 3) == list(range(3, 3 + seeds))
+        assert scale.seeds_for(agents) == seeds
