@@ -7,7 +7,9 @@ clock that all processes of a machine share: median and p99. The best that is po
 run, at most 1 ms. `total_s` is the time until everything is done: what the preference costs the others.
 
 The other pools run the urgent tasks as they come, behind all that was submitted before: their figure is about the
-length of the queue, and it grows with it. That is no fault of theirs, but what it costs to have no priorities.
+length of the queue, and it grows with it. That is no fault of theirs, but what it costs to have no priorities. dask
+knows them, but its scheduler reads submissions in their order, and one by one they take it longer than the tasks
+themselves: the urgent ones wait to be read before their priority can count.
 
 Not told: how long the result of an urgent task takes to come back (`bench.latency` has whole round trips), what happens
 behind tasks that are long (no pool here stops one that runs), and the priorities in between.
