@@ -184,7 +184,7 @@ def test_what_stands_in_the_way_is_told(script: Path, words: list[str], status: 
     assert "_advise" not in done.stderr or "RemoteTraceback" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["greet", "digit_sum", "count_primes", "collatz", "checksum"])
+@pytest.mark.parametrize("name", ["greet", "collatz"])
 def test_example_runs(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "should_i.py"), name, "--time-limit", "1", "--agents", "2"],

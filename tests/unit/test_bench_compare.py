@@ -11,7 +11,7 @@ from bench_runs import fail, made_up
 from bench import __main__ as bench
 from bench import compare
 
-TRIALS = 500
+TRIALS = 150
 NOISE = 0.06
 """Of a single run, so 8.5 % of a ratio: about what the noisier rows show on two shared cores."""
 
@@ -78,21 +78,21 @@ def test_runs_that_lost_just_what_is_allowed_raise_few_alarms() -> None:
     """The worst case of the level: every figure stands exactly at the bound."""
     alarmed = 0
     lost = {f"r{k}": 1 + compare.ALLOWED_LOSS for k in range(10)}
-    for trial in range(300):
+    for trial in range(TRIALS):
         old = made_up(10, seed=2 * trial, noise=NOISE)
         new = made_up(10, seed=2 * trial + 1, noise=NOISE, change=lost)
         alarmed += any(change.alarms for change in compare.compare(old, new))
-    assert alarmed <= compare.LEVEL * 300
+    assert alarmed <= compare.LEVEL * TRIALS
 
 
 def found_share(rounds: int, noise: float, outliers: float = 0.0) -> float:
     """How often a loss of 30 % in one figure of ten is called too slow."""
     found = 0
-    for trial in range(200):
+    for trial in range(100):
         old = made_up(10, rounds, seed=2 * trial, noise=noise, outliers=outliers)
         new = made_up(10, rounds, seed=2 * trial + 1, noise=noise, outliers=outliers, change={"r3": 1.3})
         found += any(change.alarms for change in compare.compare(old, new) if change.row == "r3")
-    return found / 200
+    return found / 100
 
 
 @pytest.mark.parametrize(
