@@ -4,12 +4,13 @@
 
 For each row and each of mpsteal's doors, the main figure, new over old:
 
-    round 1..n of OLD   log(mpsteal / stock pool of the same row and round) ─> mean, variance ─┐
-    round 1..n of NEW   the same                                            ─> mean, variance ─┴─> new / old, interval
+    round 1..n of OLD   log(mpsteal) - the hour ─> mean, variance ─┐
+    round 1..n of NEW   log(mpsteal) - the hour ─> mean, variance ─┴─> new / old, interval
 
-- **Over the stock pool**, since both were measured within minutes of each other: a machine that is slow that day, or
-  hot, is slow in both and falls out. Where a ratio tells nothing (a growth of memory), or the stock pool has no value,
-  the value itself is compared, marked `*`.
+- **The hour** of a row and round is by how much the other pools were off from their own mean over both files: the
+  median over them, so that one bad run of one of them does not matter. They were measured within minutes, so a machine
+  that is slow that day, or hot, is slow in all and falls out. With the stock pool alone this is the ratio to it. Where a
+  ratio tells nothing (a growth of memory), or no other pool has values, the value itself is compared, marked `*`.
 - **Logarithms**, since noise of a timing multiplies; a mean of logarithms is indifferent to which of two is the
   divisor.
 - **Welch's interval** (B. L. Welch, Biometrika 34, 1947): two means whose variances differ, each estimated from its own
@@ -35,8 +36,8 @@ was found, in how many of 200 pairs:
     6 %              3 %        30 %       80 %       10 %                     36 %
 
 Not told: what differs between the two days other than mpsteal. With another Python the change may be Python's, with
-another processor the processor's: ratios over the stock pool are compared nevertheless and the difference is said,
-values themselves only with `--across`. Runs of other sizes or cores, and controls, are never compared.
+another processor the processor's: what is free of the hour is compared nevertheless and the difference is said, values
+themselves only with `--across`. Runs of other sizes or cores, and controls, are never compared.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Change:
     """What became of one figure.
 
     Attributes:
-        relative: over the stock pool of the same round; else the value itself.
+        relative: without what the hour did to the other pools; else the value itself.
         ratio, low, high: new / old and its interval; None without enough rounds.
         mark: "too slow", "slower", "faster", "no difference", "fails now", "works now", or why nothing can be said.
         is_main: whether it decides, as mpsteal's first figure of a row does.
@@ -148,7 +149,7 @@ def compare(
         old["machine"].get(key) == new["machine"].get(key) for key in ("processor", "machine", "cores_usable")
     )
     before, now = _stored.cells(old), _stored.cells(new)
-    ours = [name for name in _targets.TARGETS if _targets.TARGETS[name].package == _targets.OURS]
+    ours = _ours()
     known = {row["name"] for row in old["rows"]}
     wanted: list[tuple[Mapping[str, Any], str, Mapping[str, Any], bool]] = []
     for row in new["rows"]:
@@ -192,11 +193,13 @@ def _change(
     worked, works = (bool(cells[row, target].rounds.get(key)) for cells in (before, now))
     if not (worked and works):
         return told({(True, False): "fails now", (False, True): "works now"}.get((worked, works), "failed in both"))
-    relative = figure["has_ratio"] and target != _targets.STOCK
-    sides = [_logs(cells, row, target, key, relative) for cells in (before, now)]
-    if relative and any(len(side) < 2 for side in sides):
-        relative = False
-        sides = [_logs(cells, row, target, key, relative) for cells in (before, now)]
+    hours = _hours(row, target, key, before, now) if figure["has_ratio"] else None
+    relative = hours is not None
+    sides = [
+        [math.log(value) - (hours[which, number] if hours else 0.0) for number, value in mine.items()
+         if value > 0 and (hours is None or (which, number) in hours)]
+        for which, mine in enumerate((before[row, target].rounds[key], now[row, target].rounds[key]))
+    ]  # fmt: skip
     if not relative and not values_too:
         return told("other machine")
     if any(len(side) < 2 for side in sides):
@@ -211,15 +214,35 @@ def _change(
     return told(mark, relative, (math.exp(difference), math.exp(difference - half), math.exp(difference + half)))
 
 
-def _logs(cells: _Cells, row: str, target: str, key: str, relative: bool) -> list[float]:
-    mine = cells[row, target].rounds.get(key, {})
-    reference = cells.get((row, _targets.STOCK), _stored.Cell()).rounds.get(key, {})
-    if not relative:
-        return [math.log(value) for value in mine.values() if value > 0]
-    return [
-        math.log(value / reference[number]) for number, value in mine.items()
-        if value > 0 and reference.get(number, 0) > 0
-    ]  # fmt: skip
+def _hours(row: str, target: str, key: str, before: _Cells, now: _Cells) -> dict[tuple[int, int], float] | None:
+    """By file (0 or 1) and round: the logarithm of how slow that hour was. None if there is nobody to tell: no other
+    pool, with its defaults, that has two rounds in each file. mpsteal's doors do not count: they may have lost the
+    same."""
+    off: dict[tuple[int, int], list[float]] = {}
+    for (name, other), cell in before.items():
+        if (
+            name != row
+            or other == target
+            or other in _ours()
+            or other.endswith(_stored.BEST)
+            or (row, other) not in now
+        ):
+            continue
+        sides = [
+            {number: math.log(value) for number, value in side.rounds.get(key, {}).items() if value > 0}
+            for side in (cell, now[row, other])
+        ]
+        if min(map(len, sides)) < 2:
+            continue
+        usual = statistics.fmean(value for side in sides for value in side.values())
+        for which, side in enumerate(sides):
+            for number, value in side.items():
+                off.setdefault((which, number), []).append(value - usual)
+    return {place: statistics.median(values) for place, values in off.items()} or None
+
+
+def _ours() -> list[str]:
+    return [name for name, target in _targets.TARGETS.items() if target.package == _targets.OURS]
 
 
 def welch(old: Sequence[float], new: Sequence[float], level: float) -> tuple[float, float]:
@@ -290,6 +313,6 @@ def table(changes: Sequence[Change], *, loss: float) -> str:
     lines += [
         "",
         f"{family} figures: {counts}. Intervals: all {family} hold together with {1 - LEVEL:.0%}.",
-        f"too slow: the whole interval is worse than a loss of {loss:.0%}. Without * over the stock pool of the round.",
+        f"too slow: the whole interval is worse than a loss of {loss:.0%}. * has the hour in it.",
     ]
     return "\n".join(lines)
