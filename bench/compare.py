@@ -9,8 +9,8 @@ For each row and each of mpsteal's doors, the main figure, new over old:
 
 - **The hour** of a row and round is by how much the other pools were off from their own mean over both files: the
   median over them, so that one bad run of one of them does not matter. They were measured within minutes, so a machine
-  that is slow that day, or hot, is slow in all and falls out. With the stock pool alone this is the ratio to it. Where a
-  ratio tells nothing (a growth of memory), or no other pool has values, the value itself is compared, marked `*`.
+  that is slow that day, or hot, is slow in all and falls out. With the stock pool alone this is the ratio to it. Where
+  a ratio tells nothing (a growth of memory), or no other pool has values, the value itself is compared, marked `*`.
 - **Logarithms**, since noise of a timing multiplies; a mean of logarithms is indifferent to which of two is the
   divisor.
 - **Welch's interval** (B. L. Welch, Biometrika 34, 1947): two means whose variances differ, each estimated from its own

@@ -60,6 +60,31 @@ def test_an_hour_in_which_all_is_slow_is_no_loss() -> None:
     assert all(change.relative for change in changes)
 
 
+@pytest.mark.parametrize("others", [2, 4])
+def test_the_hour_is_the_median_of_the_others(others: int) -> None:
+    """Beside the stock pool, two or four more: one bad run of one of them hardly matters, one of all of them does."""
+    old, new = made_up(1, noise=0.01, seed=1), made_up(1, noise=0.01, seed=2)
+    for data in (old, new):
+        stock = [run for run in data["runs"] if run["pool"] == "stock"]
+        data["runs"] += [{**run, "pool": f"peer{k}"} for run in stock for k in range(others)]
+
+    def ratio_with_bad(prefix: str) -> float:
+        worse = [
+            {**run, "figures": {"first": run["figures"]["first"] * 10}}
+            if run["round"] == 2 and run["pool"].startswith(prefix)
+            else run
+            for run in new["runs"]
+        ]
+        changes = compare.compare(old, new | {"runs": worse})
+        (ratio,) = [change.ratio for change in changes if change.target == "mpsteal"]
+        assert ratio is not None
+        return ratio
+
+    plain = ratio_with_bad("nobody")
+    assert ratio_with_bad("stock") == pytest.approx(plain)
+    assert ratio_with_bad("peer") < 0.9 * plain
+
+
 @pytest.mark.parametrize("outliers", [0.0, 0.05])
 def test_equal_runs_raise_no_alarm_more_often_than_stated(outliers: float) -> None:
     """Pairs of equal runs with ten figures: marks in at most 5 %, alarms in none."""
