@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench import (
+    scheduler_assign,
+    scheduler_memory,
+    scheduler_metrics,
+    scheduler_rebalance,
+    scheduler_steal,
+    scheduler_throughput,
+)
+from bench._model import Row
+from bench.workloads import (
     bursts,
     busy_parent,
     closure,
@@ -20,18 +29,11 @@ from bench import (
     pending,
     priorities,
     recovery,
-    scheduler_assign,
-    scheduler_memory,
-    scheduler_metrics,
-    scheduler_rebalance,
-    scheduler_steal,
-    scheduler_throughput,
     skew,
     spin,
     stream,
     submit,
 )
-from bench._model import Row
 
 _FAMILIES = (submit, imap, spin, map_large, skew, latency, busy_parent, pending, stream, lifecycle)
 _ALSO = (closure, bursts, recovery, dag, priorities, jobs)

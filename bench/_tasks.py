@@ -26,7 +26,7 @@ def spin(i: int, cpu_ns: int) -> int:
 
 
 def spin_wall(i: int, wall_ns: int) -> int:
-    """Spin until ``wall_ns`` have passed; `bench.spin` says what that hides."""
+    """Spin until ``wall_ns`` have passed; `bench.workloads.spin` says what that hides."""
     clock = time.perf_counter_ns
     end = clock() + wall_ns
     while clock() < end:

@@ -271,8 +271,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _beside_measured(costs: Costs) -> Iterator[tuple[str, ...]]:
-    """Makespan over bound of two schemes that were also measured: eight agents that sleep (`bench.skew`)."""
-    from bench import skew  # pools, which nothing else here needs
+    """Makespan over bound of two schemes that were also measured: eight agents that sleep (`bench.workloads.skew`)."""
+    from bench.workloads import skew  # pools, which nothing else here needs
 
     measured = {
         figure["row"]: figure

@@ -11,7 +11,7 @@ are let go, and every result is checked.
 
 Not told: large arguments (all but an integer is overhead), memory after the tasks are over (an allocator gives little
 back), the agents' memory. Resident size moves in pages and arenas: differences below 0.2 MiB mean nothing.
-Peers: `bench.pending` has that of two pools; the re-created system claimed O(queued), and 100 tasks.
+Peers: `bench.workloads.pending` has that of two pools; the re-created system claimed O(queued), and 100 tasks.
 """
 
 from __future__ import annotations

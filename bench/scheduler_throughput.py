@@ -6,7 +6,7 @@ and checked. The clock runs from the first `Task(...)` to the last `result()`, o
     throughput        `submit_task` one by one, priorities 1 to 5 in turn: two in five are protected, and held back
     throughput-bulk   the same tasks in one `submit_tasks`
     throughput-flat   one by one, priority 3 only
-    throughput-pool   the peer: `mpsteal.Pool.apply_async`, as in `bench.submit`
+    throughput-pool   the peer: `mpsteal.Pool.apply_async`, as in `bench.workloads.submit`
 
 Each in a process of its own, in turns, round by round; `x Pool` divides two runs of one round.
 
@@ -19,9 +19,9 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from bench import submit
 from bench._model import AGENTS, Figure, Goal, Row, Setup, at_most, check
 from bench.scheduler_setup import TWO_AGENTS, running, task_maker
+from bench.workloads import submit
 
 PEER = "throughput-pool"
 TIMES_POOL = Figure("times_pool", "x Pool.apply_async", "x", at_most(3, "value"))

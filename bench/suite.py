@@ -23,9 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import _html, _machine, _rows, _run, _stored, _suite_table, _targets, growth
+from bench import _html, _machine, _rows, _run, _stored, _suite_table, _targets
 from bench._model import Row
 from bench._stored import BEST
+from bench.workloads import growth
 
 SUITE_SHARE = 0.1
 """Of the sizes in the tables of goals: with fourteen targets, seconds for each count. Figures are per task, so this

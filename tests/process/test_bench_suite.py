@@ -14,8 +14,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import _rows, _stored, _suite_table, _targets, growth, suite
+from bench import _rows, _stored, _suite_table, _targets, suite
 from bench._model import Row, Setup
+from bench.workloads import growth
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--quick", "--only", "imap", "--targets", "serial", "stock", "mpsteal", "--cores", "1")

@@ -13,10 +13,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import _rows, _run, _targets, dag, jobs, priorities, suite
-from bench._jobs import mandelbrot, primes, queens, sources, stdlib, words
+from bench import _rows, _run, _targets, suite
 from bench._model import Row, Setup, WrongResult
 from bench._tasks import fold
+from bench.workloads import dag, jobs, priorities
+from bench.workloads._jobs import mandelbrot, primes, queens, sources, stdlib, words
 
 NEW = (*dag.ROWS, *priorities.ROWS, *jobs.ROWS)
 COUNT = 1_050  # not a whole number of rounds

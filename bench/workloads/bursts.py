@@ -14,7 +14,7 @@ import time
 from bench._model import AGENTS, Figure, Row, Setup, check
 from bench._targets import warm
 from bench._tasks import noop
-from bench.latency import percentile
+from bench.workloads.latency import percentile
 
 BURST = 100
 REST_S = 0.005

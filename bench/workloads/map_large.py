@@ -3,7 +3,7 @@
 ``map(square, range(1_000_000))``, the result list compared with the serial one. Peer: the stock
 Pool, which cuts this into 4 chunks per agent and so pays for pickling and little else.
 
-Not told: anything about uneven items (`bench.skew`), where those few chunks are what makes the
+Not told: anything about uneven items (`bench.workloads.skew`), where those few chunks are what makes the
 stock Pool slow.
 """
 

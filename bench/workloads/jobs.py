@@ -1,6 +1,6 @@
 """Question: what do real batch jobs gain, with input as uneven as it comes?
 
-Five jobs, each in a module of `bench._jobs`, which says what is uneven in it:
+Five jobs, each in a module of `bench.workloads._jobs`, which says what is uneven in it:
 
     stdlib      functions and branches of modules of the standard library, file by file
     mandelbrot  the Mandelbrot set, row by row
@@ -13,7 +13,7 @@ Each is first done by its sequential twin, a plain program for one core, in the 
 twin's time / the pool's, with the merge; efficiency = speed-up / agents. What tasks cost more than the twin does is
 held against the pool, and the serial target, which does the tasks in a loop, shows how much that is.
 
-Not told: what starting the pool costs, which a job this short would notice (`bench.lifecycle`), whether more than two
+Not told: what starting the pool costs, which a job this short would notice (`lifecycle.py`), whether more than two
 agents would still gain, and anything about reading from a disk: the twin has read all files before, so they are in the
 memory of the system.
 Two runs use different moments of a machine, and one of them uses both cores: where a single core is allowed to run
@@ -26,9 +26,9 @@ import time
 from functools import partial
 from types import ModuleType
 
-from bench._jobs import mandelbrot, primes, queens, stdlib, words
 from bench._model import AGENTS, Figure, Row, Setup, check
 from bench._targets import MAP, warm
+from bench.workloads._jobs import mandelbrot, primes, queens, stdlib, words
 
 QUICK = 0.2  # of the full size
 

@@ -1,4 +1,4 @@
-"""The batch jobs of `bench.jobs`, a module for each, with the same names in all:
+"""The batch jobs of `bench.workloads.jobs`, a module for each, with the same names in all:
 
     items(scale)    the list that is mapped over; scale 1 is some 1.5 s in a plain loop on the reference machine
     task(item)      what an agent does

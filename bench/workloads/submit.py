@@ -3,8 +3,8 @@
 100,000 ``apply_async(noop, (i,))`` from one thread, then every result fetched with ``get()`` and
 checked. The clock runs from the first submit to the last ``get()``. Peer: the stock Pool.
 
-Not told: anything about tasks that do work (see `bench.spin`), about one task alone
-(`bench.latency`), or about large arguments. The result is wall time per task, with the parent and
+Not told: anything about tasks that do work (see `bench.workloads.spin`), about one task alone
+(`bench.workloads.latency`), or about large arguments. The result is wall time per task, with the parent and
 both agents sharing the cores, so it is not the latency of a task nor the CPU time it costs.
 """
 

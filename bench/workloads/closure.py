@@ -3,7 +3,7 @@
 ``map`` of a function made inside another, over 2,000 integers; it closes over 64 KiB of bytes. Who cannot pickle
 functions by value fails here, and the row says so: that is what a user of it meets.
 
-Not told: larger payloads (`bench.large` has partials with 4 MiB), or closures over open files and the like.
+Not told: larger payloads (`bench.workloads.large` has partials with 4 MiB), or closures over open files and the like.
 """
 
 from __future__ import annotations

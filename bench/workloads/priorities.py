@@ -11,7 +11,7 @@ length of the queue, and it grows with it. That is no fault of theirs, but what 
 knows them, but its scheduler reads submissions in their order, and one by one they take it longer than the tasks
 themselves: the urgent ones wait to be read before their priority can count.
 
-Not told: how long the result of an urgent task takes to come back (`bench.latency` has whole round trips), what happens
+Not told: how long the result of an urgent task takes to come back (`latency.py` has whole round trips), what happens
 behind tasks that are long (no pool here stops one that runs), and the priorities in between.
 Urgent tasks that came when the queue had run empty already are left out; a pool that takes long to submit is left with
 a shorter queue, and is flattered by that.
@@ -24,7 +24,7 @@ import time
 from bench._model import AGENTS, Figure, Row, Setup, check
 from bench._targets import warm
 from bench._tasks import spin_then_tell
-from bench.latency import percentile
+from bench.workloads.latency import percentile
 
 TASK_NS = 1_000_000
 PAUSE_S = 0.005

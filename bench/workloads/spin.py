@@ -12,7 +12,7 @@ clock itself costs more (some 0.3 us a reading). No target; it is there to tell 
 first figure is flattery. ``serial_us`` is what one task costs in a plain loop in the parent.
 
 Not told: whether real work slows down when caches are shared (the loop touches no memory), and
-what happens when the parent computes as well (`bench.busy_parent`). With more cores than agents
+what happens when the parent computes as well (`bench.workloads.busy_parent`). With more cores than agents
 the parent no longer competes and the share is flattered; the harness confines each run to two
 cores where the system allows it.
 """

@@ -5,7 +5,7 @@ time?
 and checked at the end. Peer: the stock Pool with the same call.
 
 Not told: what a user of the stock Pool gets by choosing a ``chunksize`` by hand (much of the gap,
-on uniform items), nor anything about slow items or a slow consumer (`bench.stream`).
+on uniform items), nor anything about slow items or a slow consumer (`bench.workloads.stream`).
 """
 
 from __future__ import annotations

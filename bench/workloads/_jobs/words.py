@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from bench._jobs import sources
+from bench.workloads._jobs import sources
 
 WORD = re.compile(rb"[A-Za-z_][A-Za-z_0-9]*")
 

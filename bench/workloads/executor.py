@@ -5,8 +5,8 @@ process of its own. `executor-submit` is 20,000 ``submit(noop, i)`` from one thr
 `executor-map` the same by ``map``, one item a chunk, as is the default of both; `executor-latency` one call at a time;
 `executor-life` from the constructor over 32 results to the end of ``shutdown``.
 
-Not told: anything about calls that do work (`bench.spin` and `bench.skew` tell it of the Pool, which has the same
-engine), or about large arguments. The column named multiprocessing is the stock executor here.
+Not told: anything about calls that do work (`spin.py` and `skew.py` tell it of the Pool, which has the same
+engine), or about large arguments. The column named stock is the stock executor here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from bench import imap, latency, submit
 from bench._model import AGENTS, Figure, Row, Setup, at_most, check
 from bench._tasks import noop
+from bench.workloads import imap, latency, submit
 
 
 def life(setup: Setup) -> dict[str, float]:
