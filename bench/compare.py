@@ -26,10 +26,10 @@ For each row and each of mpsteal's doors, the main figure, new over old:
 that is allowed (10 % unless `--loss` says otherwise). A row where mpsteal gave answers and now gives none *fails now*.
 The exit code is 1 if a main figure is too slow or fails now, 0 if not, 2 if the files cannot be compared.
 
-Measured on made-up runs of ten figures (`tests/unit/test_bench_compare.py`), 1,000 pairs of 5 rounds with a noise of
-6 % in each single run: equal runs were marked in 3.8 %, with outliers in one run of twenty in 1.6 %, and alarmed in
-none; runs that lost just the allowed tenth everywhere, with outliers, alarmed in 1 of 300. A loss of 30 % in one figure
-was found, in how many of 200 pairs:
+Measured on made-up runs of ten figures (`tests/unit/test_bench_compare.py` makes them, and repeats a part), 1,000 pairs
+of 5 rounds with a noise of 6 % in each single run: equal runs were marked in 3.8 %, with outliers in one run of twenty
+in 1.6 %, and alarmed in none; runs that lost just the allowed tenth everywhere, with outliers, alarmed in 1 of 300. A
+loss of 30 % in one figure was found, in how many of 200 pairs:
 
     noise of a run   3 rounds   5 rounds   9 rounds   5 rounds with outliers   9 with outliers
     3 %              24 %       96 %       100 %      34 %                     56 %
