@@ -4,6 +4,7 @@
 growth                          what a task costs as agents and tasks become many
 compare OLD.json NEW.json       two stored runs of the suite: what has become slower?
 report RUN.json --html PATH     the report of a stored run
+smoke                           is a gain gone? a few seconds, for continuous integration
 pool, executor, large           tables of goals, mpsteal beside its stock twin
 scheduler, simulate, scale, faults, profile
                                 commands of their own, in the files of those names
@@ -15,13 +16,14 @@ import argparse
 import sys
 from types import ModuleType
 
-from bench import _machine, compare, faults, goals, profile, report, scale, scheduler, simulate, suite
+from bench import _machine, compare, faults, goals, profile, report, scale, scheduler, simulate, smoke, suite
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "suite": (suite, "all workloads with all targets (the default)"),
     "growth": (suite, "the cost of a task as agents and tasks become many"),
     "compare": (compare, "two stored runs of the suite: what has become slower?"),
     "report": (report, "a stored run of the suite as one HTML file"),
+    "smoke": (smoke, "is a gain gone? a few seconds"),
     **{name: (goals, words) for name, words in goals.TABLES.items()},
     "scheduler": (scheduler, "the scheduler's figures, against their targets"),
     "simulate": (simulate, "its rules among 1,000 agents, over virtual time"),
