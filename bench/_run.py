@@ -15,6 +15,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -116,27 +117,30 @@ def measure_once(
     if quick:
         command.append("--quick")
     run = Run(row.name, pool, round_number)
-    child = subprocess.Popen(
-        command,
-        cwd=_machine.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # An empty value: bytecode is cached, as it is for every installed package; without it each spawned agent
-        # would compile mpsteal anew, and the stock Pool's modules come compiled.
-        env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": ""},
-    )
     timed_out = False
-    meter = Meter()
-    try:
-        out, err = child.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        timed_out = True
-        out, err = _end(child)
-    except BaseException:
-        _end(child)
-        raise
-    run.others_cores = meter.others_cores()
+    # Files and no pipes: a worker that outlives the row would keep a pipe open, and who reads it waiting.
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        meter = Meter()
+        child = subprocess.Popen(
+            command,
+            cwd=_machine.ROOT,
+            stdout=output,
+            stderr=errors,
+            # An empty value: bytecode is cached, as it is for every installed package; without it each spawned agent
+            # would compile mpsteal anew, and the stock Pool's modules come compiled.
+            env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": ""},
+            start_new_session=True,
+        )
+        try:
+            child.wait(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        finally:
+            _end(child)
+        run.others_cores = meter.others_cores()
+        output.seek(0)
+        errors.seek(0)
+        out, err = output.read(), errors.read()
     if timed_out:
         run.error = f"no answer within {limit_s:.0f} s"
     elif child.returncode != 0:
@@ -153,19 +157,23 @@ def measure_once(
     return run
 
 
-def _end(child: subprocess.Popen[str]) -> tuple[str, str]:
-    """Ask for all stacks, then kill the process and all below it: the next run needs quiet."""
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End what is left of a run: the next one needs quiet. If its process still lives, all stacks are asked for first.
+
+    A pool that replaces workers may start one while the row gives up, and nobody else would end that.
+    """
     below: list[psutil.Process] = []
-    with contextlib.suppress(psutil.Error):
-        below = psutil.Process(child.pid).children(recursive=True)
-    with contextlib.suppress(ProcessLookupError):
+    if child.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            below = psutil.Process(child.pid).children(recursive=True)
         child.send_signal(signal.SIGUSR1)
         time.sleep(1)
-    child.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
     for process in below:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    return child.communicate()
+    child.wait()
 
 
 def measure_rows(
