@@ -61,7 +61,14 @@ def parse(arguments: list[str] | None, prog: str) -> argparse.Namespace:
 def main(arguments: list[str] | None = None, prog: str = "python -m bench") -> int:
     """Run one command; its exit status, 2 for usage errors."""
     args = parse(arguments, prog)
-    return int(COMMANDS[args.command][0].run(args))
+    try:
+        return int(COMMANDS[args.command][0].run(args))
+    except SystemExit as error:
+        if not isinstance(error.code, str):
+            raise
+        # Names, settings and files that do not go together: python alone would end with 1, which means a loss here.
+        print(f"{prog}: {error.code}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -106,9 +106,13 @@ def choose_targets(names: Sequence[str], usual: Sequence[str]) -> tuple[list[str
 def choose_rows(names: Sequence[str], table: str, quick: bool) -> list[Row]:
     rows = _rows.select(names, table=table)
     if quick and not names:
-        # By name where a row stands for its kind; in the other table all but the largest sizes.
-        return [row for row in rows if row.name in QUICK_ROWS or (table == "growth" and row.name[-3:] < "1e6")]
+        # By name where a row stands for its kind; in the other table all but the sizes that take long.
+        return [row for row in rows if row.name in QUICK_ROWS or (table == "growth" and not _is_large(row.name))]
     return rows
+
+
+def _is_large(name: str) -> bool:
+    return name.endswith(("-1e5", "-1e6", "-1e7"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -213,6 +217,9 @@ def _begin(
     for key in ("python", "processor", "commit"):
         if old["machine"][key] != new["machine"][key]:
             raise SystemExit(f"{args.json} is of another {key}: {old['machine'][key]!r}, here {new['machine'][key]!r}")
+    for was, now in zip(old["targets"], new["targets"], strict=True):
+        if was["version"] != now["version"]:
+            raise SystemExit(f"{args.json} is of {was['name']} {was['version']}, here {now['version']}")
     old["settings"]["rounds"] = settings["rounds"]
     return old
 

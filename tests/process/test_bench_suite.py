@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import _rows, _stored, _suite_table, _targets, suite
+from bench import _rows, _run, _stored, _suite_table, _targets, suite
 from bench._model import Row, Setup
 from bench.workloads import growth
 
@@ -85,8 +85,17 @@ def test_resumed_run_measures_what_is_missing_only(stored: tuple[Path, str], tmp
 
 def test_resuming_with_other_settings_is_refused(stored: tuple[Path, str]) -> None:
     done = run_bench(*SMALL[:-1], "2", "--json", str(stored[0]), "--resume")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "other settings: cores 1" in done.stderr
+
+
+def test_resuming_with_another_version_of_a_pool_is_refused(stored: tuple[Path, str], tmp_path: Path) -> None:
+    data = _stored.read(stored[0])
+    path = tmp_path / "old.json"
+    _stored.write(path, data | {"targets": [target | {"version": "0.0"} for target in data["targets"]]})
+    done = run_bench(*SMALL, "--json", str(path), "--resume")
+    assert done.returncode == 2
+    assert "is of serial 0.0" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -100,7 +109,7 @@ def test_resuming_with_other_settings_is_refused(stored: tuple[Path, str]) -> No
 )
 def test_mistakes_are_told(args: tuple[str, ...], words: str) -> None:
     done = run_bench("--quick", *args)
-    assert done.returncode in (1, 2)
+    assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -148,6 +157,12 @@ def test_every_quick_row_and_target_exists() -> None:
     assert set(suite.QUICK_TARGETS) | set(growth.TARGETS) <= set(_targets.TARGETS)
 
 
+def test_quick_growth_leaves_out_large_sizes_only() -> None:
+    names = {row.name for row in suite.choose_rows([], "growth", quick=True)}
+    assert {"agents-1", "agents-8", "agents-64", "submit-1e2", "stream-1e4", "map-1e4"} <= names
+    assert not {"submit-1e5", "submit-1e6", "stream-1e7", "map-1e7"} & names
+
+
 @pytest.mark.parametrize("row", [*_rows.SUITE, *growth.ROWS], ids=lambda row: row.name)
 def test_every_row_has_a_question_and_limits(row: Row) -> None:
     about = _suite_table.about(row)
@@ -164,6 +179,16 @@ def test_sizes_follow_the_share_and_the_target() -> None:
     assert Setup(slow, False, 2, share=0.5).tasks(100_000, 100) == 50_000 / slow.weight
     assert Setup(slow, False, 2, share=0.5).size(100, 10) == 100
     assert Setup(slow, False, 2, share=0.5).size(100, 10, 40) == 40
+
+
+def test_end_of_a_run_ends_who_outlives_it() -> None:
+    sleeper = "import time; time.sleep(100)"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {sleeper!r}])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as child:
+        assert child.stdout is not None
+        assert child.wait(timeout=60) == 0
+        _run._end(child)
+        assert child.stdout.read() == b""  # the pipe's end, for which the sleeper has to be gone
 
 
 def test_suite_runs_from_an_installed_package(tmp_path: Path) -> None:
