@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 AGENTS = 2  # the tables are defined for two agents on two cores (skew rows: eight agents that sleep)
 
 
+CHUNKS_PER_AGENT = 4
+"""At least, where a chunk size is chosen; as many as the stock pool's `map` makes by itself."""
+
+
 class WrongResult(Exception):
     """A pool returned something other than the serial answer; no figure of that run counts."""
 
@@ -53,9 +57,19 @@ class Setup:
         size = quick if self.quick else int(full * self.share)
         return size if self.share == 1 else max(200, int(size / self.target.weight))
 
-    def open(self, agents: int, method: str | None = None) -> Session:
-        """A new pool of the target; ``method`` None is its default start method."""
-        return self.target.open(agents, method, self.chunk)
+    def open(self, agents: int, method: str | None = None, *, items: int | None = None) -> Session:
+        """A new pool of the target.
+
+        Args:
+            agents: how many.
+            method: of starting them; None: the target's default.
+            items: how many the row will send, where `tasks` says it: a target that gets fewer also gets smaller chunks,
+                four for each agent at least, as nobody who knows the items would give all to one agent.
+        """
+        chunk = self.chunk
+        if chunk is not None and items is not None:
+            chunk = min(chunk, -(-items // (CHUNKS_PER_AGENT * agents)))
+        return self.target.open(agents, method, chunk)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ import os
 import platform
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bench._tasks import noop
@@ -66,6 +66,7 @@ class Session:
         get: ``handle -> value``; waits.
         map: ``(fn, items) -> list``.
         imap, imap_unordered: ``(fn, iterable) -> iterator``.
+        share: ``value -> handle``, which sends it once for all tasks; None where the pool has no such thing.
     """
 
     apply_async: Callable[..., Any]
@@ -73,6 +74,7 @@ class Session:
     map: Callable[..., Any]
     imap: Callable[..., Any]
     imap_unordered: Callable[..., Any]
+    share: Callable[[Any], Any] | None = None
 
     def gather(self, handles: list[Any]) -> list[Any]:
         """The values of all handles, in their order."""
@@ -197,7 +199,17 @@ class ExecutorSession(Session):
         self.executor.shutdown()
 
 
+class MpstealPoolSession(PoolSession):
+    def __init__(self, pool: Any) -> None:
+        super().__init__(pool)
+        self.share = pool.share
+
+
 class MpstealExecutorSession(ExecutorSession):
+    def __init__(self, executor: Any) -> None:
+        super().__init__(executor)
+        self.share = executor.share
+
     def prefer(self, fn: Callable[..., Any], args: tuple[Any, ...], priority: int) -> Any:
         return self.executor.options(priority=priority).submit(fn, *args)
 
@@ -251,14 +263,14 @@ class JoblibSession(Session):
 
         options: dict[str, Any] = {} if chunk is None else {"batch_size": chunk, "pre_dispatch": "all"}
         self.parallel = joblib.Parallel(n_jobs=agents, **options)
-        self.lazy = joblib.Parallel(
-            n_jobs=agents, return_as="generator", **({} if chunk is None else {"batch_size": chunk})
-        )
-        self.used = self.parallel
+        more: dict[str, Any] = {} if chunk is None else {"batch_size": chunk}
+        lazy = joblib.Parallel(n_jobs=agents, return_as="generator", **more)
+        unordered = joblib.Parallel(n_jobs=agents, return_as="generator_unordered", **more)
         self.parallel.__enter__()
         delayed = joblib.delayed
         self.map = lambda fn, items, **_: self.parallel(delayed(fn)(item) for item in items)
-        self.imap = self.imap_unordered = lambda fn, items: self.lazy(delayed(fn)(item) for item in items)
+        self.imap = lambda fn, items: lazy(delayed(fn)(item) for item in items)
+        self.imap_unordered = lambda fn, items: unordered(delayed(fn)(item) for item in items)
 
     def close(self) -> None:
         from joblib.externals.loky import get_reusable_executor
@@ -442,7 +454,7 @@ class Target:
         weight: what a small task costs it, roughly, in those of the stock pool: the suite gives it so many times fewer.
         pool_class: what really runs, so that a control cannot pass for ours.
         starts_slowly: its start takes seconds, so the suite gives it one row of each family, unless rows are named.
-        native: "graph", "priority": what it knows by itself; elsewhere the row says what its users write instead.
+        has_buffersize: its `imap_unordered` takes that argument.
     """
 
     name: str
@@ -455,11 +467,7 @@ class Target:
     weight: float = 1
     pool_class: Any = None
     starts_slowly: bool = False
-    native: frozenset[str] = field(default=frozenset())
-
-    @property
-    def has_buffersize(self) -> bool:
-        return "buffersize" in self.native
+    has_buffersize: bool = False
 
     @property
     def missing(self) -> str:
@@ -514,7 +522,7 @@ def _mpsteal(agents: int, method: str | None, chunk: int | None) -> Session:
     import mpsteal
 
     options = {} if method is None else {"context": multiprocessing.get_context(method)}
-    return PoolSession(mpsteal.Pool(agents, **options))
+    return MpstealPoolSession(mpsteal.Pool(agents, **options))
 
 
 def _mpsteal_executor(agents: int, method: str | None, chunk: int | None) -> Session:
@@ -551,7 +559,6 @@ _ROWS = (
         chunk_word="chunksize",
         weight=20,
         starts_slowly=True,
-        native=frozenset({"graph"}),
     ),
     Target(
         "dask",
@@ -562,9 +569,8 @@ _ROWS = (
         chunk_word="batch_size",
         weight=20,
         starts_slowly=True,
-        native=frozenset({"graph", "priority"}),
     ),
-    Target(OURS, "mpsteal.Pool", _mpsteal, _ALL, OURS, weight=0.25, native=frozenset({"buffersize", "share"})),
+    Target(OURS, "mpsteal.Pool", _mpsteal, _ALL, OURS, weight=0.25, has_buffersize=True),
     Target(
         "mpsteal-executor",
         "mpsteal.Executor",
@@ -572,7 +578,6 @@ _ROWS = (
         _ALL,
         OURS,
         weight=0.25,
-        native=frozenset({"priority"}),
     ),
     Target(
         "mpsteal-scheduler",
@@ -581,7 +586,6 @@ _ROWS = (
         _NO_LAZY_MAP,
         OURS,
         weight=0.5,
-        native=frozenset({"graph", "priority"}),
     ),
 )
 TARGETS: dict[str, Target] = {target.name: target for target in _ROWS}
@@ -609,7 +613,11 @@ def load(name: str) -> Target:
     return target
 
 
-def warm(pool: Session, agents: int) -> None:
-    """Have all agents up and imports done before the clock starts; the same calls for all."""
+def warm(pool: Session, agents: int, *, lazy: bool = False) -> None:
+    """Have all agents up and imports done before the clock starts; the same calls for all. `lazy`: for rows that use
+    `imap`, for which some (ray) start workers of their own."""
     for _ in range(3):
         pool.map(noop, range(agents * 32), chunksize=1)
+    if lazy:
+        for _ in pool.imap(noop, range(agents * 32)):
+            pass

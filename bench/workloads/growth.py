@@ -59,7 +59,7 @@ def measure_submit(setup: Setup, n: int) -> dict[str, float]:
 def measure_stream(setup: Setup, n: int) -> dict[str, float]:
     got = total = 0
     with setup.open(AGENTS) as pool:
-        warm(pool, AGENTS)
+        warm(pool, AGENTS, lazy=True)
         began = time.perf_counter()
         for value in pool.imap_unordered(noop, iter(range(n))):
             got += 1

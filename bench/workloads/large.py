@@ -3,15 +3,16 @@ with a large payload?
 
     large-in-*, large-out-*, large-both-*   numpy arrays of 8 and 256 MiB, by `imap` over 2 agents; the task sums every
                                             512th byte of its argument, makes its result, or gives back what it got
-    large-share                             an array of 64 MiB that 20 tasks read: mpsteal's `share`; the stock Pool
-                                            has nothing like it, and sends the array with each task
+    large-share                             an array of 64 MiB that 20 tasks read: mpsteal's `share`; elsewhere it is
+                                            sent with each task
     large-partial-*                         a `functools.partial` with 4 MiB (bytes, array), 200 items, by `imap` and by
                                             `map(chunksize=1)`; `map` without a chunksize, where the stock Pool pickles
                                             the payload 8 times only
 
-Every result is checked. Not told: tasks that read all of what they get (memory's own speed is the same for both), and
-processes with little memory. The first argument of a size finds no memory, the later ones do; the mean is of both.
-Needs numpy.
+Every result is checked. Not told: tasks that read all of what they get (memory's own speed is the same for both),
+processes with little memory, and, for `large-share`, what others offer for a value that is known before the workers
+start (an initializer, mpire's `shared_objects`) or by ways of their own (ray's `put`, dask's `scatter`).
+The first argument of a size finds no memory, the later ones do; the mean is of both. Needs numpy.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from functools import partial
 from typing import Any
 
 from bench._model import AGENTS, Figure, Row, Setup, at_most, check
-from bench._targets import IMAP, MAP, OURS, warm
+from bench._targets import IMAP, MAP, warm
 
 MIB = 1 << 20
 
@@ -53,7 +54,7 @@ def _measure(setup: Setup, way: str, mib: int, items: int) -> dict[str, float]:
     size, items = mib * MIB, setup.size(items, 2, max(4, items // 2))
     arrays = [make(size, i) for i in range(3)]
     with setup.open(AGENTS) as pool:
-        warm(pool, AGENTS)
+        warm(pool, AGENTS, lazy=True)
         function, payload = {
             "in": (sum_of, lambda i: arrays[i % 3]),
             "out": (partial(make, size), lambda i: i % 3),
@@ -74,10 +75,10 @@ def _measure(setup: Setup, way: str, mib: int, items: int) -> dict[str, float]:
 def _measure_share(setup: Setup) -> dict[str, float]:
     array, items = make(setup.size(64, 8) * MIB, 7), 20
     with setup.open(AGENTS) as pool:
-        warm(pool, AGENTS)
+        warm(pool, AGENTS, lazy=True)
         began = time.perf_counter()
-        if setup.target.name == OURS and hasattr(pool.pool, "share"):
-            got = list(pool.imap(sum_of_shared, [pool.pool.share(array)] * items))
+        if pool.share is not None:
+            got = list(pool.imap(sum_of_shared, [pool.share(array)] * items))
         else:
             got = list(pool.imap(sum_of, [array] * items))
         wall_s = time.perf_counter() - began
@@ -88,7 +89,7 @@ def _measure_share(setup: Setup) -> dict[str, float]:
 def _measure_partial(setup: Setup, kind: str, how: str) -> dict[str, float]:
     payload, items = bytes(4 * MIB) if kind == "bytes" else make(4 * MIB, 7), setup.size(200, 20)
     with setup.open(AGENTS) as pool:
-        warm(pool, AGENTS)
+        warm(pool, AGENTS, lazy=how == "imap")
         function = partial(length_and, payload)
         began = time.perf_counter()
         if how == "imap":

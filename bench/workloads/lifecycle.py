@@ -1,7 +1,7 @@
 """Question: what does a pool cost that is opened for one result and closed again?
 
-``Pool(2)``, ``apply(noop, (1,))``, ``close()``, ``join()``, under fork and under spawn. The first
-such pool of the process is kept apart: it pays for whatever is loaded or started once (spawn's
+``Pool(2)``, ``apply(noop, (1,))``, ``close()``, ``join()``, under each start method, and as each pool starts by itself
+(``own``). The first such pool of the process is kept apart: it pays for whatever is loaded or started once (spawn's
 resource tracker, say). The target is held against the median of those after it; the first is shown
 without one, as it gives a single sample per round, and under fork two processes running the same
 code were seen to differ by half. Peer: the stock Pool.

@@ -46,6 +46,7 @@ def measure(setup: Setup, task: Callable[[int, int], int], task_us: int, full: i
     return {
         "busy_percent": 100 * n * task_us * 1e-6 / (wall_s * AGENTS),
         "wall_s": wall_s,
+        "tasks": n,
         "serial_us": serial_us,
     }
 

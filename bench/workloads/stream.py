@@ -51,7 +51,7 @@ def measure(setup: Setup, full: int, quick: int, rest_s: float) -> dict[str, flo
     options = {"buffersize": 64} if returns_items and setup.target.has_buffersize else {}
     got = total = lead = 0
     with setup.open(AGENTS) as pool:
-        warm(pool, AGENTS)
+        warm(pool, AGENTS, lazy=True)
         before = highest = _rss.settled(_rss.rss)
         kernel_knows = _rss.reset_peak()
         began = time.perf_counter()

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench import _rows, _run, _stored, _suite_table, _targets, suite
 from bench._model import Row, Setup
-from bench.workloads import growth
+from bench.workloads import dag, growth
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--quick", "--only", "imap", "--targets", "serial", "stock", "mpsteal", "--cores", "1")
@@ -179,6 +179,26 @@ def test_sizes_follow_the_share_and_the_target() -> None:
     assert Setup(slow, False, 2, share=0.5).tasks(100_000, 100) == 50_000 / slow.weight
     assert Setup(slow, False, 2, share=0.5).size(100, 10) == 100
     assert Setup(slow, False, 2, share=0.5).size(100, 10, 40) == 40
+
+
+def test_chosen_chunks_leave_four_for_each_agent() -> None:
+    """A target that gets fewer items, as it is slow for each, may not get all of them in one chunk."""
+    chunks = []
+
+    def opener(agents: int, method: str | None, chunk: int | None) -> _targets.Session:
+        chunks.append(chunk)
+        return _targets.SerialSession()
+
+    setup = Setup(_targets.Target("any", "", opener, frozenset()), quick=False, cores=2, chunk=12_500)
+    for items in (100_000, 20_000, 5_000, 3, None):
+        setup.open(2, items=items)
+    Setup(setup.target, quick=False, cores=2).open(2, items=100)
+    assert chunks == [12_500, 2_500, 625, 1, 12_500, None]
+
+
+def test_graphs_are_whole_in_the_suite_for_stock_and_ours() -> None:
+    for name in ("stock", "mpsteal", "mpsteal-executor", "mpsteal-scheduler"):
+        assert dag.tasks(Setup(_targets.TARGETS[name], quick=False, cores=2, share=suite.SUITE_SHARE)) == dag.TASKS
 
 
 def test_end_of_a_run_ends_who_outlives_it() -> None:
