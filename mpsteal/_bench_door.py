@@ -1,7 +1,7 @@
 """The way from `mpsteal bench` to the benchmark suite, which is a program beside the package and no part of it.
 
     checkout    bench/                   beside mpsteal/
-    wheel       mpsteal/_suite/bench/    a copy of it (pyproject.toml puts it there), without stored results
+    wheel       mpsteal/_suite/bench/    a copy of it (pyproject.toml puts it there), stored results as well
 
 It is a top-level package of its own, so that a pool that is measured beside ours does not import mpsteal in each of its
 workers: with spawn that would be counted as its start. Each measurement is a process that runs in the folder that holds
