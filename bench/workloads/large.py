@@ -2,7 +2,8 @@
 with a large payload?
 
     large-in-*, large-out-*, large-both-*   numpy arrays of 8 and 256 MiB, by `imap` over 2 agents; the task sums every
-                                            512th byte of its argument, makes its result, or gives back what it got
+                                            512th byte of its argument, makes its result, or gives back what it got;
+                                            60 of 8 MiB and 6 of 256, in the suite 30 and 4
     large-share                             an array of 64 MiB that 20 tasks read: mpsteal's `share`; elsewhere it is
                                             sent with each task
     large-partial-*                         a `functools.partial` with 4 MiB (bytes, array), 200 items, by `imap` and by
@@ -114,7 +115,7 @@ ROWS = (
     *(
         _row(
             f"large-{way}-{mib}",
-            f"{items} arrays of {mib} MiB, {words} gb_s",
+            f"arrays of {mib} MiB, {words} gb_s",
             partial(_measure, way=way, mib=mib, items=items),
             1 / 3,
             "per item",

@@ -1,6 +1,6 @@
 """Question: does a long generator pass through ``imap_unordered`` in flat memory?
 
-    stream           200,000 items of 2 KiB (400 MiB), short results, a consumer that keeps up
+    stream           200,000 items of 2 KiB (400 MiB; in the suite 20,000), short results, a consumer that keeps up
     stream-buffered  20,000 items of 2 KiB that come back whole, a consumer that rests 0.1 ms after
                      each; mpsteal is called with ``buffersize=64``. The stock Pool has no such
                      keyword and runs without: its growth is what the keyword is there to prevent,
@@ -82,7 +82,7 @@ FIGURES = (
 ROWS = (
     Row(
         "stream",
-        "imap_unordered over 200,000 items of 2 KiB, consumer keeps up",
+        "imap_unordered over items of 2 KiB, consumer keeps up",
         partial(measure, full=200_000, quick=20_000, rest_s=0.0),
         FIGURES,
         not_for=frozenset({"ray", "dask"}),  # so many items would take them minutes

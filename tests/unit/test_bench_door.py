@@ -1,4 +1,4 @@
-"""`mpsteal bench` finds the suite: beside the package in a checkout, inside it in a wheel; and says where there is none."""
+"""`mpsteal bench` finds the suite beside the package (checkout) or inside it (wheel), or says that there is none."""
 
 from __future__ import annotations
 
