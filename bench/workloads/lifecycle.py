@@ -57,7 +57,7 @@ def _row(method: str | None, more: int, bound: float | None) -> Row:
         partial(measure, method=method, more=more),
         figures,
         needs=frozenset({SUBMIT, METHOD} if method else {SUBMIT}),
-        not_for=frozenset({"serial"}),
+        not_for=frozenset({"serial", "loky"} if method == "fork" else {"serial"}),  # loky refuses fork, for safety
     )
 
 
