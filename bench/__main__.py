@@ -13,10 +13,15 @@ scheduler, simulate, scale, faults, profile
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from types import ModuleType
 
 from bench import _machine, compare, faults, goals, profile, report, scale, scheduler, simulate, smoke, suite
+from mpsteal._terminal import to_the_end
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "suite": (suite, "all workloads with all targets (the default)"),
@@ -38,7 +43,11 @@ _OWN_ROUNDS = ("simulate", "faults", "profile")
 
 
 def parse(arguments: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=prog, description="Measure mpsteal, beside what else there is.")
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Measure mpsteal, beside what else there is.",
+        epilog=f"Without a command it is the suite, with its options (`{prog} suite --help`): {prog} --quick",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, words) in COMMANDS.items():
         if name not in _ANYWHERE and not _machine.IN_CHECKOUT:
@@ -58,11 +67,34 @@ def parse(arguments: list[str] | None, prog: str) -> argparse.Namespace:
     return args
 
 
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM, and SIGHUP when a terminal is closed, leave by `finally`: a measurement is in a session of its own, and
+    would go on. What somebody else handles, or ignores as nohup does, stays so."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    mine = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in mine:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main(arguments: list[str] | None = None, prog: str = "python -m bench") -> int:
     """Run one command; its exit status, 2 for usage errors."""
     args = parse(arguments, prog)
     try:
-        return int(COMMANDS[args.command][0].run(args))
+        with _ended_in_order():
+            return to_the_end(lambda: int(COMMANDS[args.command][0].run(args)))
     except SystemExit as error:
         if not isinstance(error.code, str):
             raise

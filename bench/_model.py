@@ -118,6 +118,7 @@ class Row:
         main: the key of the figure that stands for the row in the suite; empty: the first.
         best_chunk: how many items somebody who knows them would send together; None: the default is best.
         not_for: targets of which the row tells nothing.
+        package: what the row itself imports; without it there is no row. Empty: nothing.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Row:
     main: str = ""
     best_chunk: int | None = None
     not_for: frozenset[str] = frozenset()
+    package: str = ""
 
 
 def at_most(bound: float, of: Literal["ratio", "value"] = "ratio") -> Goal:

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -121,22 +122,28 @@ def measure_once(
     # Files and no pipes: a worker that outlives the row would keep a pipe open, and who reads it waiting.
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         meter = Meter()
-        child = subprocess.Popen(
-            command,
-            cwd=_machine.ROOT,
-            stdout=output,
-            stderr=errors,
-            # An empty value: bytecode is cached, as it is for every installed package; without it each spawned agent
-            # would compile mpsteal anew, and the stock Pool's modules come compiled.
-            env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": ""},
-            start_new_session=True,
-        )
+        release = _hold_signals()
+        child: subprocess.Popen[bytes] | None = None
         try:
+            child = subprocess.Popen(
+                command,
+                cwd=_machine.ROOT,
+                stdout=output,
+                stderr=errors,
+                # Empty values: bytecode is cached, as it is for every installed package; without it each spawned agent
+                # would compile mpsteal anew, and the stock Pool's modules come compiled. And `bench` is found in the
+                # folder it runs in, which PYTHONSAFEPATH would forbid.
+                env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "", "PYTHONSAFEPATH": ""},
+                start_new_session=True,
+            )
+            release()
             child.wait(timeout=limit_s)
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:
-            _end(child)
+            release()
+            if child is not None:
+                _end(child)
         run.others_cores = meter.others_cores()
         output.seek(0)
         errors.seek(0)
@@ -157,6 +164,31 @@ def measure_once(
     return run
 
 
+def _hold_signals() -> Callable[[], None]:
+    """Keep what would end this program until the function that is returned is called: between the start of a process
+    and the `try` that ends it, nobody would."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    came: list[int] = []
+    handlers = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if callable(handler := signal.getsignal(number))
+    }
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
+
+    def release() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        first = came[:1]
+        came.clear()
+        for number in first:
+            signal.raise_signal(number)
+
+    return release
+
+
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End what is left of a run: the next one needs quiet. If its process still lives, all stacks are asked for first.
 
@@ -166,14 +198,17 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         with contextlib.suppress(psutil.Error):
             below = psutil.Process(child.pid).children(recursive=True)
-        child.send_signal(signal.SIGUSR1)
-        time.sleep(1)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    for process in below:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    child.wait()
+    try:
+        if child.poll() is None:
+            child.send_signal(signal.SIGUSR1)
+            time.sleep(1)
+    finally:  # a second Ctrl-C ends the waiting, and not what follows
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        for process in below:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        child.wait()
 
 
 def measure_rows(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +25,16 @@ from typing import Any
 from bench._run import Spread
 
 SCHEMA = 2
+_PARTS = {"settings": dict, "machine": dict, "targets": list, "skipped": list, "rows": list, "runs": list}
 BEST = "+best"
 
 
 class UnreadableError(Exception):
     """The file is not a stored run of the suite; the message says what is wrong."""
+
+
+class UnwritableError(Exception):
+    """No run can be kept there; the message says why."""
 
 
 @dataclass
@@ -85,7 +91,23 @@ def read(path: Path) -> dict[str, Any]:
         raise UnreadableError(f"{path}: {error}") from None
     if not isinstance(data, dict) or data.get("kind") != "suite" or data.get("schema") != SCHEMA:
         raise UnreadableError(f"{path}: not a run of the suite (`mpsteal bench --json {path.name}` writes one)")
+    broken = [name for name, kind in _PARTS.items() if not isinstance(data.get(name), kind)]
+    if broken:
+        raise UnreadableError(f"{path}: a run of the suite without its {', '.join(broken)}")
     return data
+
+
+def check_place(path: Path) -> None:
+    """Raises `UnwritableError` if no file can be written there, or what is there is no file: told before the run, and
+    not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # `write` would put a file in the place of /dev/null
+            raise UnwritableError(f"{path}: not a file")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UnwritableError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def write(path: Path, data: Mapping[str, Any]) -> None:

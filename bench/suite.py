@@ -20,6 +20,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-best", action="store_true", help="defaults only, no target with its best setting")
     parser.add_argument("--list", action="store_true", help="name rows and targets, and what is missing")
     parser.add_argument("--cores", type=int, default=2, help="confine each run to so many (default 2)")
-    parser.add_argument("--limit", type=float, metavar="S", help="seconds for one run (default 60, with --quick 20)")
+    parser.add_argument("--limit", type=_seconds, metavar="S", help="seconds for one run (default 60, with --quick 20)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="keep every run there, after each run")
     parser.add_argument("--html", type=Path, metavar="PATH", help="write the report there (needs matplotlib)")
     parser.add_argument("--resume", action="store_true", help="go on with the run that --json holds")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("more than 0")
+    return value
 
 
 STANDS_FOR = frozenset({"spin-1ms", "start-own", "large-both-8", "dag-random", "job-queens"})
@@ -111,6 +119,15 @@ def choose_rows(names: Sequence[str], table: str, quick: bool) -> list[Row]:
     return rows
 
 
+def split_rows(rows: Sequence[Row]) -> tuple[list[Row], list[dict[str, str]]]:
+    """Those that can be measured here, and those that need a package that is missing, with the reason."""
+    missing = {row.name: row.package for row in rows if row.package and not find_spec(row.package)}
+    here = [row for row in rows if row.name not in missing]
+    return here, [
+        {"target": name, "why": f"{package} is not installed ({_targets.INSTALL})"} for name, package in missing.items()
+    ]
+
+
 def _is_large(name: str) -> bool:
     return name.endswith(("-1e5", "-1e6", "-1e7"))
 
@@ -120,6 +137,8 @@ def run(args: argparse.Namespace) -> int:
     rows = choose_rows(args.only, args.command, args.quick)
     usual = growth.TARGETS if args.command == "growth" else QUICK_TARGETS if args.quick else tuple(_targets.TARGETS)
     targets, skipped = choose_targets(args.targets, usual)
+    rows, absent = split_rows(rows)
+    skipped += absent
     pairs = plan(rows, targets, best=not args.no_best, named=args.only)
     if args.list:
         print(_suite_table.listing(rows, targets, skipped))
@@ -131,6 +150,14 @@ def run(args: argparse.Namespace) -> int:
             _html.require()
         except _html.MissingError as error:
             raise SystemExit(str(error)) from None
+    if not pairs:
+        why = "".join(f"\n{line['target']}: {line['why']}" for line in skipped)
+        raise SystemExit(f"nothing to measure: none of these targets can do any of these rows (--list has all){why}")
+    try:
+        for path in filter(None, (args.json, args.html)):
+            _stored.check_place(path)
+    except _stored.UnwritableError as error:
+        raise SystemExit(str(error)) from None
     limit_s = args.limit or (QUICK_LIMIT_S if args.quick else LIMIT_S)
     settings = {
         "table": args.command,
@@ -167,7 +194,7 @@ def run(args: argparse.Namespace) -> int:
             progress.tell(outcome, seconds)
             if args.json:
                 _stored.write(args.json, data)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or a signal that ends programs
         progress.close()
         if args.json:
             print(f"stopped; go on with: --resume --json {args.json}", file=sys.stderr)

@@ -108,7 +108,8 @@ def _row(name: str, title: str, measure: Callable[[Setup], dict[str, float]], bo
         figures.append(Figure("gb_s", "moved", "GB/s", better="higher"))
         title = title.replace(" gb_s", "")
     needs = frozenset({MAP if name.endswith(("map", "map1")) else IMAP})
-    return Row(name, title, measure, tuple(figures), limit_s=300, needs=needs)
+    package = "" if "bytes" in name else "numpy"
+    return Row(name, title, measure, tuple(figures), limit_s=300, needs=needs, package=package)
 
 
 ROWS = (

@@ -82,7 +82,7 @@ def measure(function: Callable[[Any], Any], items: Sequence[Any], budget_s: floa
             began = clock()
             result = function(item)
             ended = clock()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _failed(place, items[place], error) from error
         took[place] = ended - began
         if done % keep_every == 0 and len(kept) < MOST_PICKLED:
@@ -165,7 +165,7 @@ def call(function: Callable[[Any], Any], items: Sequence[Any], place: int) -> An
     """Call it on one input; what it raises becomes an AdviceError that names the input."""
     try:
         return function(items[place])
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit() in an agent is no way out of the program, either
         raise _failed(place, items[place], error) from error
 
 

@@ -46,6 +46,9 @@ def fail(x):
         raise LookupError("three is no number")
     return x
 
+def leave(x):
+    raise SystemExit(4)
+
 def fail_in_agents(x):
     if os.getpid() != HERE:
         raise LookupError("not at home")
@@ -168,6 +171,7 @@ def test_results_of_another_process_differ_and_that_is_told(script: Path) -> Non
     ("words", "status", "text"),
     [
         (["my-script.py:fail", "--inputs", "range(9)"], 1, "failed on input number 3, 3:\nTraceback"),
+        (["my-script.py:leave", "--inputs", "range(9)"], 1, "SystemExit: 4"),
         (["my-script.py:fail_in_agents", "--inputs", "range(9)"], 1, "failed in another process:\nmultiprocessing"),
         (["my-script.py:nameless", "--inputs", "range(9)"], 1, "define it with `def` at the top level"),
         (["my-script.py:tiny", "--inputs", "[lock] * 9"], 1, "send a path, a key or plain data"),

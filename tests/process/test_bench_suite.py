@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -105,6 +107,8 @@ def test_resuming_with_another_version_of_a_pool_is_refused(stored: tuple[Path, 
         (("--only", "submitt"), "no row called"),
         (("--resume",), "--resume needs --json"),
         (("--rounds", "0"), "at least 1"),
+        (("--limit", "-1"), "more than 0"),
+        (("--only", "recovery", "--targets", "serial"), "nothing to measure"),
     ],
 )
 def test_mistakes_are_told(args: tuple[str, ...], words: str) -> None:
@@ -227,3 +231,85 @@ def test_suite_runs_from_an_installed_package(tmp_path: Path) -> None:
     refused = run_bench("bench", "faults", "--list", cwd=tmp_path, command=("-c", code), path=site)
     assert refused.returncode == 2
     assert "invalid choice" in refused.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signal_ends_the_measurement_too_and_tells_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    words = [
+        "bench",
+        "--quick",
+        "--only",
+        "imap",
+        "--targets",
+        "serial",
+        "stock",
+        "--rounds",
+        "500",
+        "--json",
+        str(path),
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as suite_run:
+        assert suite_run.stderr is not None
+        assert suite_run.stderr.readline().startswith("[1/")
+        below: list[psutil.Process] = []
+        while not below:
+            below = psutil.Process(suite_run.pid).children(recursive=True)
+        suite_run.send_signal(number)
+        err = suite_run.stderr.read()
+    assert suite_run.returncode == (-number if number == signal.SIGINT else 128 + number)
+    assert f"stopped; go on with: --resume --json {path}" in err
+    assert "Traceback" not in err
+    assert _stored.read(path)["runs"]
+    assert not psutil.wait_procs(below, timeout=60)[1]
+
+
+def test_second_ctrl_c_does_not_keep_a_measurement_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_run.time, "sleep", interrupted)
+    code = "import signal, time; signal.signal(signal.SIGUSR1, signal.SIG_IGN); print(flush=True); time.sleep(100)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        with pytest.raises(KeyboardInterrupt):
+            _run._end(child)
+        assert child.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("place", ["/dev/null", ".", "/dev/null/run.json"])
+def test_place_that_cannot_be_written_is_told_before_the_run(option: str, place: str) -> None:
+    if option == "--html":
+        pytest.importorskip("matplotlib")
+    done = run_bench(*SMALL, option, place)
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr or "not a file" in done.stderr
+    assert "Traceback" not in done.stderr and "[1/" not in done.stderr
+    assert not Path("/dev/null").is_file()
+
+
+def test_stored_run_without_its_parts_is_unreadable(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(
+        json.dumps({"schema": _stored.SCHEMA, "kind": "suite", "settings": {}, "machine": {}, "targets": []})
+    )
+    with pytest.raises(_stored.UnreadableError, match="without its skipped, rows, runs"):
+        _stored.read(path)
+
+
+def test_row_whose_package_is_missing_is_skipped_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = _rows.select(["submit", "large"], table="suite")
+    monkeypatch.setattr(suite, "find_spec", lambda name: None)
+    here, absent = suite.split_rows(rows)
+    assert [row.name for row in here] == ["submit", "large-partial-bytes-imap"]
+    assert {"target": "large-share", "why": "numpy is not installed (pip install 'mpsteal[bench]')"} in absent
+
+
+def test_bench_is_found_where_no_folder_is_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    (row,) = _rows.select(["imap"], exact=True)
+    assert not _run.measure_once(row, "serial", 0, quick=True, cores=1).error
