@@ -22,7 +22,8 @@ from typing import Any
 from bench import _stored
 from bench._plots import MissingError, plot, require
 from bench._report import DISTURBED_CORES, short
-from bench._standings import Standing, Versus, is_ours, standings
+from bench._standings import Standing, Versus, standings
+from bench._targets import is_ours
 
 __all__ = ["MissingError", "page", "require", "write"]
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 
 from bench._report import short
-from bench._standings import Standing, is_ours
-from bench._targets import INSTALL
+from bench._standings import Standing
+from bench._targets import INSTALL, is_ours
 
 INK, OURS, OTHERS = "#010203", "#12936b", "#6f7f95"
 """INK is a colour that nothing else has: it is replaced by `currentColor`."""

@@ -13,12 +13,9 @@ from typing import Any
 
 from bench._run import Spread
 from bench._stored import BEST, Cell, cells
+from bench._targets import OURS, STOCK, is_ours
 
-STOCK, SERIAL, OURS = "stock", "serial", "mpsteal"
-
-
-def is_ours(pool: str) -> bool:
-    return pool == OURS or pool.startswith(f"{OURS}-")
+SERIAL = "serial"
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,12 @@ SUBMIT, MAP, IMAP, METHOD, KILL = "submit", "map", "imap", "method", "kill"
 _ALL = frozenset({SUBMIT, MAP, IMAP, METHOD, KILL})
 
 
+def is_ours(name: str) -> bool:
+    """Whether the target, with or without its `+best`, is a door of mpsteal."""
+    target = TARGETS.get(name.partition("+")[0])
+    return target is not None and target.package == OURS
+
+
 def is_control() -> bool:
     chosen = os.environ.get("MPSTEAL_BENCH_SELF", "")
     if chosen not in ("", "stock"):
@@ -417,9 +423,14 @@ class DaskSession(Session):
         self.get = operator.methodcaller("result")
         more = {} if chunk is None else {"batch_size": chunk}
         self.map = lambda fn, items, **_: client.gather(client.map(fn, list(items), pure=False, **more))
-        self.imap = self.imap_unordered = lambda fn, items: (
-            future.result() for future in client.map(fn, list(items), pure=False, **more)
-        )
+
+        def unordered(fn: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+            futures = client.map(fn, list(items), pure=False, **more)
+            return (value for _, value in distributed.as_completed(futures, with_results=True))
+
+        # It takes no lazy input, and has no iterator in order: what its manual has for that is `gather`, whose one
+        # question for all costs less than one `result()` for each. The first value then comes with the last.
+        self.imap, self.imap_unordered = lambda fn, items: iter(self.map(fn, items)), unordered
 
     def gather(self, handles: list[Any]) -> list[Any]:
         return list(self.client.gather(handles))

@@ -149,7 +149,6 @@ def compare(
         old["machine"].get(key) == new["machine"].get(key) for key in ("processor", "machine", "cores_usable")
     )
     before, now = _stored.cells(old), _stored.cells(new)
-    ours = _ours()
     known = {row["name"] for row in old["rows"]}
     wanted: list[tuple[Mapping[str, Any], str, Mapping[str, Any], bool]] = []
     for row in new["rows"]:
@@ -158,7 +157,7 @@ def compare(
             if row["name"] not in known or (row["name"], target) not in before:
                 continue
             for number, figure in enumerate(row["figures"]):
-                is_main = number == 0 and target in ours
+                is_main = number == 0 and _targets.is_ours(target)
                 if is_main or everything:
                     wanted.append((row, target, figure, is_main))
     family = sum(is_main for *_, is_main in wanted)
@@ -223,7 +222,7 @@ def _hours(row: str, target: str, key: str, before: _Cells, now: _Cells) -> dict
         if (
             name != row
             or other == target
-            or other in _ours()
+            or _targets.is_ours(other)
             or other.endswith(_stored.BEST)
             or (row, other) not in now
         ):
@@ -239,10 +238,6 @@ def _hours(row: str, target: str, key: str, before: _Cells, now: _Cells) -> dict
             for number, value in side.items():
                 off.setdefault((which, number), []).append(value - usual)
     return {place: statistics.median(values) for place, values in off.items()} or None
-
-
-def _ours() -> list[str]:
-    return [name for name, target in _targets.TARGETS.items() if target.package == _targets.OURS]
 
 
 def welch(old: Sequence[float], new: Sequence[float], level: float) -> tuple[float, float]:

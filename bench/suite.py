@@ -207,8 +207,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         _html.write(args.html, data)
         print(f"written: {args.html}")
-    ours = [name for name in targets if _targets.TARGETS[name].package == _targets.OURS]
-    failed = [run for run in data["runs"] if run["error"] and run["pool"] in ours]
+    failed = [run for run in data["runs"] if run["error"] and _targets.is_ours(run["pool"])]
     return 1 if failed else 0
 
 
