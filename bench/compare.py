@@ -57,6 +57,8 @@ from bench import _stored, _targets
 LEVEL = 0.05
 """How likely one false mark, anywhere, may be."""
 ALLOWED_LOSS = 0.10
+SIZES = ("tasks", "items")
+"""Figures that say how much a row was, where targets get different numbers."""
 _SAME_SETTINGS = ("quick", "cores", "share")
 _SAME_MACHINE = ("processor", "machine", "cores_usable", "system", "python")
 
@@ -72,7 +74,8 @@ class Change:
     Attributes:
         relative: without what the hour did to the other pools; else the value itself.
         ratio, low, high: new / old and its interval; None without enough rounds.
-        mark: "too slow", "slower", "faster", "no difference", "fails now", "works now", or why nothing can be said.
+        mark: "too slow", "slower", "faster", "no difference", "fails now", "works now", or why nothing can be said
+            ("other sizes", "other machine", "too few rounds", "failed in both").
         is_main: whether it decides, as mpsteal's first figure of a row does.
     """
 
@@ -192,6 +195,8 @@ def _change(
     worked, works = (bool(cells[row, target].rounds.get(key)) for cells in (before, now))
     if not (worked and works):
         return told({(True, False): "fails now", (False, True): "works now"}.get((worked, works), "failed in both"))
+    if not _same_size(before[row, target], now[row, target]):
+        return told("other sizes")
     hours = _hours(row, target, key, before, now) if figure["has_ratio"] else None
     relative = hours is not None
     sides = [
@@ -215,8 +220,8 @@ def _change(
 
 def _hours(row: str, target: str, key: str, before: _Cells, now: _Cells) -> dict[tuple[int, int], float] | None:
     """By file (0 or 1) and round: the logarithm of how slow that hour was. None if there is nobody to tell: no other
-    pool, with its defaults, that has two rounds in each file. mpsteal's doors do not count: they may have lost the
-    same."""
+    pool, with its defaults, that has two rounds in each file, all of one size. mpsteal's doors do not count: they may
+    have lost the same."""
     off: dict[tuple[int, int], list[float]] = {}
     for (name, other), cell in before.items():
         if (
@@ -225,6 +230,7 @@ def _hours(row: str, target: str, key: str, before: _Cells, now: _Cells) -> dict
             or _targets.is_ours(other)
             or other.endswith(_stored.BEST)
             or (row, other) not in now
+            or not _same_size(cell, now[row, other])
         ):
             continue
         sides = [
@@ -238,6 +244,15 @@ def _hours(row: str, target: str, key: str, before: _Cells, now: _Cells) -> dict
             for number, value in side.items():
                 off.setdefault((which, number), []).append(value - usual)
     return {place: statistics.median(values) for place, values in off.items()} or None
+
+
+def _same_size(before: _stored.Cell, now: _stored.Cell) -> bool:
+    """Whether all rounds of both, as far as they came to an answer, were of the same tasks or items."""
+    for key in SIZES:
+        sides = [set(cell.rounds.get(key, {}).values()) for cell in (before, now)]
+        if sides[0] != sides[1] or len(sides[0]) > 1:
+            return False
+    return True
 
 
 def welch(old: Sequence[float], new: Sequence[float], level: float) -> tuple[float, float]:

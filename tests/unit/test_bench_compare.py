@@ -209,3 +209,27 @@ def test_what_cannot_be_compared_ends_with_two(tmp_path: Path, capsys: pytest.Ca
         assert bench.main(["compare", good, path]) == 2, path
         assert words in capsys.readouterr().err
     assert bench.main(["compare", good, good, "--loss", "-1"]) == 2
+
+
+@pytest.mark.parametrize("key", ["tasks", "items"])
+def test_other_sizes_are_not_compared(key: str) -> None:
+    """Neither of mpsteal itself, nor of who tells the hour: without the stock pool the value itself is left."""
+    old, new = made_up(noise=0.001, seed=1), made_up(noise=0.001, seed=2, change={"r0": 2.0})
+    for data in (old, new):
+        for run in data["runs"]:
+            run["figures"][key] = 1_000.0
+    assert [change.mark for change in compare.compare(old, new)] == ["too slow", "no difference", "no difference"]
+    for run in new["runs"]:
+        if (run["row"], run["pool"]) in {("r0", "mpsteal"), ("r1", "stock")}:
+            run["figures"][key] = 4_000.0
+    first, second, third = compare.compare(old, new)
+    assert (first.mark, first.ratio, first.alarms) == ("other sizes", None, False)
+    assert (second.relative, third.relative) == (False, True)
+    assert "1 other sizes" in compare.table([first, second, third], loss=0.1)
+
+
+def test_a_size_that_one_file_does_not_know_is_another_size() -> None:
+    old, new = made_up(1), made_up(1)
+    for run in new["runs"]:
+        run["figures"]["tasks"] = 1_000.0
+    assert [change.mark for change in compare.compare(old, new)] == ["other sizes"]

@@ -13,7 +13,7 @@ import pytest
 from bench_runs import fail, made_up
 
 from bench import __main__ as bench
-from bench import _html, _standings
+from bench import _html, _standings, _targets
 
 ROOT = Path(__file__).parents[2]
 VOID = {"meta", "br"}
@@ -53,6 +53,13 @@ class Outline(HTMLParser):
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_html, "plot", lambda *_, alt, **__: f"<svg aria-label='{len(alt)}'></svg>")
+
+
+def test_doors_of_mpsteal_are_known_with_and_without_a_setting() -> None:
+    mine = [name for name in _targets.TARGETS if _targets.is_ours(name)]
+    assert mine == ["mpsteal", "mpsteal-executor", "mpsteal-scheduler"]
+    assert _targets.is_ours("mpsteal+best")
+    assert not any(map(_targets.is_ours, ("stock+best", "mpstealing", "of another time")))
 
 
 @pytest.mark.usefixtures("no_plots")
