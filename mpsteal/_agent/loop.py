@@ -31,7 +31,7 @@ from .._queue.deque import ASK, EMPTY, RETRY, STOLEN, Deques
 from .._queue.leases import Leases
 from .._queue.locks import Locks
 from .._queue.result_blocks import COOL_MS
-from . import by_value, here, lines, logs
+from . import by_value, here, lines, logs, surroundings
 from .buffers import load_call
 from .here import facts
 from .itemwise import refusal, run_items, sift
@@ -87,18 +87,19 @@ class Agent:
         barrier = load_barrier() if spec.owners_are_fenced else None
         if spec.owners_are_fenced and barrier is None:
             raise RuntimeError("membarrier() works in the pool's process and not in its agent: what forbids it here?")
-        self.locks = Locks(
-            [lock.fd for lock in spec.locks],
-            spec.geometry.slots,
-            barrier,
-            owner_is_fenced=barrier is not None and register(),
-        )
+        is_fenced = barrier is not None and register()
+        if spec.deques is not None:
+            self.locks = spec.deques.locks
+            self.locks.owner_is_fenced = is_fenced
+        else:
+            fds = [lock.fd for lock in spec.locks]
+            self.locks = Locks(fds, spec.geometry.slots, barrier, owner_is_fenced=is_fenced)
         self.base = self.segment.layout.agent(self.slot)
         rules = self.rules = spec.balancing
         self.for_executor = rules is not None and rules.for_executor
         self.take: Any
         if rules is None:
-            self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point)
+            self.deques = spec.deques or Deques(self.words, self.segment.layout, self.locks, steal_point)
             self.take = self.deques.make_take(self.slot)
         else:
             from .._policy.order import Aging  # here: an agent of a Pool needs neither
@@ -110,7 +111,6 @@ class Agent:
             self.take = make_take(self.deques, self.slot, turns, rules.levels_per_priority)
         self.results = R.ResultWriter(self.segment, self.slot, self.locks, self._wait_for_room)
         self.leases = Leases(self.segment, self.slot, self.locks, self.ring_parent)
-        self.encoder = Encoder()
         self.unusual: list[str] = []
         """What the task at hand has done beside its call, for `serve` to see to: "copied" in a fork of the agent that
         it has made, "nested" where it has submitted tasks."""
@@ -123,8 +123,6 @@ class Agent:
             self.poll.register(spec.parent_watch.fd, select.POLLIN)
         else:
             self.alone_until_ns = 1 << 62
-        for bell in spec.bells:
-            os.set_blocking(bell.fd, False)
 
     has_left = False
     """Its slot, and what is written there, is another's from now on."""
@@ -144,6 +142,7 @@ class Agent:
         words[base + L.PID] = os.getpid()
         words[base + L.SPARE_PID] = words[base + L.SPARE_UP] = 0
         if spec.initializer is not None and not is_initialized:
+            surroundings.set_up()
             try:
                 self.check_parent()  # after PID is known: the Manager saw it, or we see that the parent is dead
                 spec.initializer(*spec.initargs)
@@ -333,6 +332,8 @@ class Agent:
     def run_other(self, chunk: int, offset: int, size: int, number: int, flags: int) -> Any:
         """A chunk that is not a plain call of a known function. Chunks of items give `(values, elapsed ns)`."""
         payload: Any
+        if surroundings.due is not None:
+            surroundings.set_up()
         flags &= L.FLAGS_MASK  # above them stands the class, which is about who may run it
         if flags & L.APART:
             stored = flags & L.IN_BLOCK
@@ -451,6 +452,11 @@ class Agent:
             self.results.write(chunk, R.LOGGED)
         logs.logged.clear()
 
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What pickles that which the plain `pickle.dumps` may not be given. Made when it is needed."""
+        return Encoder()
+
     # -- what tasks submit ------------------------------------------------------------------------------------------
 
     @cached_property
@@ -495,6 +501,7 @@ class Agent:
                 # What nobody else could take is finished first, unless there is a successor.
                 return words[leave] != L.LEAVE_NOW and self.deques.has_work(self.slot)
             if words[told] != words[read]:
+                surroundings.set_up()
                 self.nest.run_idle()
                 return True
             if words[held]:
@@ -642,7 +649,7 @@ class Agent:
         """Wait for the doorbell; raises `ParentGone` when the parent is gone."""
         if shared_kept:
             self.forget_shared()
-        if self.results.blocks.is_warm:
+        if self.results.is_warm:
             if self._wait(COOL_MS):
                 return
             self.results.blocks.cool()
@@ -694,6 +701,7 @@ def not_loaded(error: BaseException) -> BaseException:
 
 def finalize(spec: AgentSpec) -> None:
     """Run the user's finalizer. All results are delivered, or about to be: nothing depends on it."""
+    surroundings.set_up()
     try:
         spec.finalizer(*spec.finalargs)
     except BaseException:
