@@ -18,9 +18,13 @@ class Held:
     """Threads that are to be started, and are not yet: as where no core is free for them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._start = getattr(threading, STARTER)
+        self._patch, self._start = monkeypatch, getattr(threading, STARTER)
         self._calls: list[Any] = []
-        monkeypatch.setattr(threading, STARTER, lambda *args, **kwds: self._calls.append((args, kwds)))
+
+    def start(self, thread: threading.Thread) -> None:
+        with self._patch.context() as patch:
+            patch.setattr(threading, STARTER, lambda *args, **kwds: self._calls.append((args, kwds)))
+            thread.start()
 
     def let_go(self) -> None:
         for args, kwds in self._calls:
@@ -31,7 +35,7 @@ def test_start_does_not_wait_for_the_thread(monkeypatch: pytest.MonkeyPatch) -> 
     held, ran = Held(monkeypatch), threading.Event()
     thread = QuickThread(target=ran.set, daemon=True)
     assert not thread.is_alive()
-    thread.start()
+    held.start(thread)
     assert thread.is_alive()
     assert not ran.is_set()
     thread.join(0.0)
@@ -45,7 +49,7 @@ def test_start_does_not_wait_for_the_thread(monkeypatch: pytest.MonkeyPatch) -> 
 def test_join_waits_for_one_that_does_not_run_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     held, ran = Held(monkeypatch), threading.Event()
     thread = QuickThread(target=ran.set, daemon=True)
-    thread.start()
+    held.start(thread)
     other = threading.Thread(target=held.let_go)
     other.start()
     thread.join()
