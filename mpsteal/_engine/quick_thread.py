@@ -24,12 +24,13 @@ class QuickThread(threading.Thread):
         event: Any = getattr(self, "_started", None)
         if not isinstance(event, threading.Event):
             return super().start()
-        event.wait = _do_not_wait  # type: ignore[method-assign]  # of this one event, until it is deleted below
+        of_this_event: Any = event
+        of_this_event.wait = _do_not_wait  # until it is deleted below
         try:
             super().start()
             self._event = event
         finally:
-            del event.wait
+            del of_this_event.wait
 
     def is_alive(self) -> bool:
         """Whether it has been started and has not ended."""
