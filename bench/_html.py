@@ -2,6 +2,7 @@
 
     data ─> _standings: who is better than whom in a row, by how much, in how many rounds ─┐
          ─> _plots: a drawing for each row (matplotlib, inline SVG) ───────────────────────┴─> the page
+    data of a growth run ─> _growth_html: a drawing for each kind, and a table of all ─────────^
 
 Each sentence of an answer is computed, and where mpsteal loses is said as the gain is: by the same rule, in the same
 place. *Better* means in every round of both; what changes sides with the round is called no clear difference. What is
@@ -19,13 +20,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import _stored
+from bench import _growth, _growth_html, _stored
+from bench._growth_plots import picture
 from bench._plots import MissingError, plot, require
 from bench._report import DISTURBED_CORES, short
 from bench._standings import Standing, Versus, standings
 from bench._targets import is_ours
 
-__all__ = ["MissingError", "page", "require", "write"]
+__all__ = ["MissingError", "page", "require", "write", "write_growth"]
 
 _CSS = """
 :root { color-scheme: light dark; --line: #c8c8c8; --faint: #666; --warn: #fff3cd; --ours: #0b6e4f; }
@@ -35,7 +37,7 @@ h1 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid var(--line
 table { border-collapse: collapse; font-size: .9rem; } .wide { overflow-x: auto; }
 th, td { text-align: left; padding: .2rem .7rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-tr.ours { color: var(--ours); font-weight: 600; }
+.ours { color: var(--ours); font-weight: 600; }
 figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; font-family: system-ui, sans-serif; }
 .warn { background: var(--warn); padding: .6rem 1rem; border-left: 4px solid currentColor; }
 .answer { font-size: 1.05rem; } .faint { color: var(--faint); } code { overflow-wrap: anywhere; }
@@ -49,7 +51,28 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def write_growth(path: Path, data: Mapping[str, Any]) -> None:
+    """The drawing of a growth run as a file for itself; it may raise as `write`."""
+    names = _stored.labels(data)
+    answers = [f"{kind.name}: {_growth.sentence(kind, names)}" for kind in _growth.kinds(data)]
+    text = picture(data, names, alt=" ".join(answers))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
 def page(data: Mapping[str, Any]) -> str:
+    body = _growth_body(data) if _growth.is_growth(data) else _suite_body(data)
+    body += _circumstances(data, _stored.labels(data))
+    inner = "\n".join(body)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>mpsteal, measured</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{inner}\n</main>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def _suite_body(data: Mapping[str, Any]) -> list[str]:
     found = standings(data)
     names = _stored.labels(data)
     body = [
@@ -64,14 +87,20 @@ def page(data: Mapping[str, Any]) -> str:
     ]
     for number, standing in enumerate(found):
         body += _section(number, standing, names)
-    body += _circumstances(data, names)
-    inner = "\n".join(body)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>mpsteal, measured</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{inner}\n</main>\n"
-        "</body>\n</html>\n"
-    )
+    return body
+
+
+def _growth_body(data: Mapping[str, Any]) -> list[str]:
+    names = _stored.labels(data)
+    told = next((row["not_told"] for row in data["rows"] if row.get("not_told")), "")
+    return [
+        f"<h1>{_prose(data['rows'][0]['question'])}</h1>",
+        *_warnings(data),
+        *_growth_html.answer(data, names),
+        _limits_of_all(data),
+        *([f"<p>Not told: {_prose(told)}.</p>"] if told else []),
+        *_growth_html.sections(data, names),
+    ]
 
 
 def _text(value: object) -> str:

@@ -21,6 +21,11 @@ DECADE = 10.0
 """From this spread on the axis is logarithmic: on a linear one the small values could no longer be told apart."""
 
 
+SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "mpsteal", "text.parse_math": False}
+METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+"""The same run is drawn with the same bytes: no date, and ids that are not drawn by lot."""
+
+
 class MissingError(Exception):
     """matplotlib is not installed; the message says what brings it."""
 
@@ -51,7 +56,7 @@ def plot(standing: Standing, names: Mapping[str, str], *, prefix: str, alt: str)
     pools = standing.order + standing.failed
     values = [value for pool in standing.order for value in standing.spreads[pool].samples]
     is_log = min(values) > 0 and max(values) / min(values) > DECADE
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mpsteal", "text.parse_math": False}):
+    with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(8.6, 0.7 + 0.3 * len(pools)))
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -95,12 +100,12 @@ def plot(standing: Standing, names: Mapping[str, str], *, prefix: str, alt: str)
             spine.set_visible(side == "bottom")
             spine.set_color(INK)
         out = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata=nothing)
-    return _inline(out.getvalue(), prefix, alt)
+        figure.savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata=METADATA)
+    return inline(out.getvalue(), prefix, alt)
 
 
-def _inline(svg: str, prefix: str, alt: str) -> str:
+def inline(svg: str, prefix: str, alt: str) -> str:
+    """What matplotlib wrote, without its head, as an image with a text alternative; its ids start with `prefix`."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL).replace(INK, "currentColor")
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)

@@ -93,16 +93,26 @@ def table(data: Mapping[str, Any]) -> str:
     return "\n".join(lines).strip("\n")
 
 
-def grid(data: Mapping[str, Any]) -> str:
-    """Rows down, targets across: the medians of each row's main figure."""
-    found, names = _stored.cells(data), _stored.labels(data)
-    pools = list(dict.fromkeys(pool for _, pool in _stored.pairs(data)))
+def grid_pools(data: Mapping[str, Any]) -> list[str]:
+    """The targets of a grid, in its order."""
+    return list(dict.fromkeys(pool for _, pool in _stored.pairs(data)))
+
+
+def grid_cells(data: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Rows down, targets across, the head first: the medians of each row's main figure."""
+    found, names, pools = _stored.cells(data), _stored.labels(data), grid_pools(data)
     lines = [("row", "figure", *(names[pool] for pool in pools))]
     for row in data["rows"]:
         figure = row["figures"][0]
         mine = [found.get((row["name"], pool), _stored.Cell()).spread(figure["key"]) for pool in pools]
         words = [short(spread.median) if spread else "-" for spread in mine]
         lines.append((row["name"], f"{figure['label']}, {figure['unit']}", *words))
+    return lines
+
+
+def grid(data: Mapping[str, Any]) -> str:
+    """`grid_cells` as aligned text."""
+    lines = grid_cells(data)
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join(
