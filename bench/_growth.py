@@ -102,7 +102,7 @@ class Kind:
 
 
 def is_growth(data: Mapping[str, Any]) -> bool:
-    return data["settings"].get("table") == "growth"
+    return bool(data["settings"].get("table") == "growth")
 
 
 def kinds(data: Mapping[str, Any]) -> list[Kind]:
