@@ -10,6 +10,7 @@ import os
 import statistics
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,10 @@ from .trial import Trial, run_trial
 
 MEASURE, CALIBRATE, CHECK = 0.15, 0.3, 0.45
 """Shares of the time limit. The rest is for what nobody foresees."""
+
+PATIENCE_S = 60.0
+"""Beyond twice the time limit, before it is said why nothing comes. Less: it is said on busy machines, too; more: who
+waits has gone."""
 
 LEAST_CHECK_S = 3.0
 """A check that takes no longer is made whatever the time limit. Less: short limits show no error; more: they are
@@ -56,9 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("say what the function is called on: --inputs EXPRESSION, or --inputs-file FILE")
 
     def examine() -> int:
-        with kept_surroundings():
+        tell = _Progress(not options.json)
+        with kept_surroundings(), tell.watched(2 * options.time_limit + PATIENCE_S):
             try:
-                return _advise(options)
+                return _advise(options, tell)
             except AdviceError as error:
                 sys.stderr.write(f"mpsteal advise: {error}\n")
                 return error.exit_status
@@ -102,8 +108,7 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _advise(options: argparse.Namespace) -> int:
-    tell = _Progress(not options.json)
+def _advise(options: argparse.Namespace, tell: _Progress) -> int:
     cpus = usable_cpus()
     setup = Setup(options.agents or cpus, multiprocessing.get_context(options.start_method))
     with _silence():
@@ -157,12 +162,34 @@ def _silence() -> Iterator[None]:
 
 
 class _Progress:
-    """Says what it is at, on a terminal only."""
+    """Says what it is at, on a terminal only; anywhere, if that does not end."""
 
     def __init__(self, is_wanted: bool) -> None:
         self._is_on = is_wanted and sys.stderr.isatty()
+        self._what = ""
+
+    @contextlib.contextmanager
+    def watched(self, patience_s: float) -> Iterator[None]:
+        """What takes longer is said, once. The function runs in this process, and the stock pool waits for a process
+        that has ended: there is nothing else that could be done."""
+
+        def complain() -> None:
+            sys.stderr.write(
+                f"mpsteal advise: still {self._what}, after {patience_s:.0f} s. A function that does not end, or that "
+                "ends its process, keeps this waiting; Ctrl-C ends it.\n"
+            )
+            sys.stderr.flush()
+
+        timer = threading.Timer(patience_s, complain)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def __call__(self, what: str) -> None:
+        self._what = what or self._what
         if self._is_on:
             sys.stderr.write(f"\r{what + ' ...' if what else '':<40}" + ("" if what else "\r"))
             sys.stderr.flush()

@@ -122,6 +122,8 @@ def _why_none(case: Case, best: str) -> str:
         )
     if lost_s / case.agents > profile.mean_s / 4:
         return f"a call takes {seconds(profile.mean_s)}, to send it and its result costs {seconds(lost_s)}"
+    if start_s > serial:
+        return f"the whole job takes {seconds(serial)}, to start and end one takes {seconds(start_s)}"
     if slowdown > 1.2:
         return f"calls take {slowdown:.1f}x as long when all agents are busy"
     longest = max(profile.times_s)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import queue
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from waiting import program, wait_until
 
-from mpsteal._advise import POOL_WAYS, SERIAL
+from mpsteal._advise import POOL_WAYS, SERIAL, command
 from mpsteal._advise.calibrate import Setup
 from mpsteal._advise.trial import run_trial
 
@@ -260,3 +262,13 @@ def test_loop_works_on_copies_where_arguments_are_changed() -> None:
     trial = run_trial(sort_it, inputs, [SERIAL, *POOL_WAYS], setup, 2, changes_argument=True)
     assert not trial.differ
     assert inputs == [[3, 2, i] for i in range(12)]
+
+
+def test_what_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=said.put, flush=lambda: None, isatty=lambda: False))
+    tell = command._Progress(True)
+    tell("calling the function")
+    with tell.watched(0.0):
+        text = said.get(timeout=ALARM_S)
+    assert "still calling the function" in text and "Ctrl-C ends it" in text

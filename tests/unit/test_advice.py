@@ -244,6 +244,11 @@ SPREAD = profile(*[0.02] * 100, *[0.001] * 900)
             w.NO_POOL,
             "a call takes 1.00 us, to send it and its result costs 3.00 us",
         ),
+        (
+            case(EVEN, costs(*[way(0.1)] * 3)._replace(slowdown=(2.0,)), 5),
+            w.NO_POOL,
+            "the whole job takes 5.00 ms, to start and end one takes 100 ms",
+        ),
         (case(TINY, costs(*[way(0.01)] * 3)), w.NO_POOL, "it begins to pay at about 20,000 items"),
         (case(EVEN, FREE, 1000, 1), w.NO_POOL, "there is one agent"),
         (case(EVEN, FREE._replace(slowdown=(1.9,))), w.NO_POOL, "1.9x as long"),
