@@ -485,6 +485,11 @@ class Target:
         """Why it cannot be measured here; empty if it can."""
         if self.package and importlib.util.find_spec(self.package) is None:
             return f"{self.package} is not installed ({INSTALL})"
+        if self.package and self.package != OURS:
+            try:
+                importlib.metadata.version(self.distribution or self.package)
+            except importlib.metadata.PackageNotFoundError:
+                return f"what is called {self.package} here is not installed, but a folder or file on the path"
         return ""
 
     @property

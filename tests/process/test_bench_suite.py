@@ -128,6 +128,13 @@ def test_missing_target_is_skipped_and_said_so(monkeypatch: pytest.MonkeyPatch) 
         suite.choose_targets(["absent"], [])
 
 
+def test_folder_with_a_targets_name_is_not_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no_such_package").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    found = _targets.Target("any", "any", lambda *_: _targets.SerialSession(), frozenset(), "no_such_package")
+    assert found.missing == "what is called no_such_package here is not installed, but a folder or file on the path"
+
+
 def test_best_setting_stands_beside_the_default_where_there_is_one() -> None:
     rows = _rows.select(["submit", "imap", "latency"], table="suite", exact=False)
     pairs = [(row.name, name) for row, name in suite.plan(rows, ["serial", "stock", "joblib", "mpsteal"], best=True)]
