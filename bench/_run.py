@@ -119,8 +119,13 @@ def measure_once(
         command.append("--quick")
     run = Run(row.name, pool, round_number)
     timed_out = False
-    # Files and no pipes: a worker that outlives the row would keep a pipe open, and who reads it waiting.
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+    # Files and no pipes: a worker that outlives the row would keep a pipe open, and who reads it waiting. And a folder
+    # for what a pool that is killed cannot remove; its name is short, since paths of sockets are.
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        tempfile.TemporaryFile("w+") as errors,
+        tempfile.TemporaryDirectory(prefix="b", ignore_cleanup_errors=True) as folder,
+    ):
         meter = Meter()
         release = _hold_signals()
         child: subprocess.Popen[bytes] | None = None
@@ -133,7 +138,8 @@ def measure_once(
                 # Empty values: bytecode is cached, as it is for every installed package; without it each spawned agent
                 # would compile mpsteal anew, and the stock Pool's modules come compiled. And `bench` is found in the
                 # folder it runs in, which PYTHONSAFEPATH would forbid.
-                env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "", "PYTHONSAFEPATH": ""},
+                env=os.environ
+                | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "", "PYTHONSAFEPATH": "", "TMPDIR": folder},
                 start_new_session=True,
             )
             release()

@@ -3,12 +3,14 @@ Figures are not looked at: what is measured is the machine's."""
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -243,34 +245,31 @@ def test_suite_runs_from_an_installed_package(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signal_ends_the_measurement_too_and_tells_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    words = [
-        "bench",
-        "--quick",
-        "--only",
-        "imap",
-        "--targets",
-        "serial",
-        "stock",
-        "--rounds",
-        "500",
-        "--json",
-        str(path),
-    ]
-    with subprocess.Popen(
-        [sys.executable, "-m", *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as suite_run:
+    words = "bench --quick --only imap --targets serial mpsteal --rounds 500 --json"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            [sys.executable, "-m", *words.split(), str(path)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"TMPDIR": folder},
+        ) as suite_run,
+    ):
         assert suite_run.stderr is not None
         assert suite_run.stderr.readline().startswith("[1/")
-        below: list[psutil.Process] = []
-        while not below:
-            below = psutil.Process(suite_run.pid).children(recursive=True)
+        while not glob.glob(f"{folder}/*/mpsteal-*"):
+            assert suite_run.poll() is None
+        below = psutil.Process(suite_run.pid).children(recursive=True)
         suite_run.send_signal(number)
         err = suite_run.stderr.read()
-    assert suite_run.returncode == (-number if number == signal.SIGINT else 128 + number)
+        assert suite_run.wait() == (-number if number == signal.SIGINT else 128 + number)
+        assert not psutil.wait_procs(below, timeout=60)[1]
+        assert not os.listdir(folder)
     assert f"stopped; go on with: --resume --json {path}" in err
     assert "Traceback" not in err
     assert _stored.read(path)["runs"]
-    assert not psutil.wait_procs(below, timeout=60)[1]
 
 
 def test_second_ctrl_c_does_not_keep_a_measurement_alive(monkeypatch: pytest.MonkeyPatch) -> None:
