@@ -218,7 +218,10 @@ def _begin(
     targets: Sequence[str],
     skipped: list[dict[str, str]],
 ) -> dict[str, Any]:
-    """A new run, or the one that the file holds, if that was made with the same settings on the same code."""
+    """A new run, or the one that the file holds, if that was made with the same settings on the same code.
+
+    Rows and targets may be fewer than it holds: some get more rounds than others then.
+    """
     new = {
         "schema": _stored.SCHEMA,
         "kind": "suite",
@@ -237,16 +240,22 @@ def _begin(
         old = _stored.read(args.json)
     except _stored.UnreadableError as error:
         raise SystemExit(str(error)) from None
-    for key in ("table", "quick", "cores", "limit_s", "share", "rows", "targets", "best", "control"):
+    for key in ("table", "quick", "cores", "limit_s", "share", "control"):
         if old["settings"][key] != settings[key]:
             raise SystemExit(f"{args.json} was made with other settings: {key} {old['settings'][key]!r}")
+    for key in ("rows", "targets"):
+        if more := set(settings[key]) - set(old["settings"][key]):
+            raise SystemExit(f"{args.json} was made with other settings: {key} without {' '.join(sorted(more))}")
     for key in ("python", "processor", "commit"):
         if old["machine"][key] != new["machine"][key]:
             raise SystemExit(f"{args.json} is of another {key}: {old['machine'][key]!r}, here {new['machine'][key]!r}")
-    for was, now in zip(old["targets"], new["targets"], strict=True):
-        if was["version"] != now["version"]:
-            raise SystemExit(f"{args.json} is of {was['name']} {was['version']}, here {now['version']}")
-    old["settings"]["rounds"] = settings["rounds"]
+    versions = {target["name"]: target["version"] for target in old["targets"]}
+    for target in new["targets"]:
+        if target["version"] != versions[target["name"]]:
+            raise SystemExit(f"{args.json} is of {target['name']} {versions[target['name']]}, here {target['version']}")
+    old["settings"]["rounds"] = max(settings["rounds"], old["settings"]["rounds"])
+    if new["command"] not in old["command"]:
+        old["command"] += f"; {new['command']}"
     return old
 
 

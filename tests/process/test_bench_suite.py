@@ -87,6 +87,25 @@ def test_resumed_run_measures_what_is_missing_only(stored: tuple[Path, str], tmp
     assert "[1/2," in done.stderr
 
 
+def test_some_targets_can_be_given_more_rounds(stored: tuple[Path, str], tmp_path: Path) -> None:
+    path = tmp_path / "more.json"
+    _stored.write(path, _stored.read(stored[0]))
+    small = ("--quick", "--only", "imap", "--targets", "serial", "--cores", "1")
+    done = run_bench(*small, "--rounds", "2", "--json", str(path), "--resume")
+    assert done.returncode == 0, done.stderr
+    data = _stored.read(path)
+    assert [(run["pool"], run["round"]) for run in data["runs"]] == [
+        ("serial", 0),
+        ("stock", 0),
+        ("stock+best", 0),
+        ("mpsteal", 0),
+        ("serial", 1),
+    ]
+    assert data["command"].count("mpsteal bench") == 2
+    other = run_bench("--quick", "--only", "submit", "--cores", "1", "--json", str(path), "--resume")
+    assert "rows without submit" in other.stderr
+
+
 def test_resuming_with_other_settings_is_refused(stored: tuple[Path, str]) -> None:
     done = run_bench(*SMALL[:-1], "2", "--json", str(stored[0]), "--resume")
     assert done.returncode == 2
