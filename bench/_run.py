@@ -195,6 +195,30 @@ def _hold_signals() -> Callable[[], None]:
     return release
 
 
+GRACE_S = 1.0
+"""For what sees its parent end and cleans up: loky's tracker removes semaphores, mpsteal's manager folders. Less: they
+stay; more: each run of a pool that leaves workers behind takes longer."""
+
+
+def _wait_for_group(group: int, seconds: float) -> None:
+    """Until no process of it runs, or the time is over."""
+    until = time.monotonic() + seconds
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < until:
+            os.killpg(group, 0)
+            # In a container nobody may collect those that have ended, and a signal reaches them for ever.
+            if not any(_runs_in(process, group) for process in psutil.process_iter()):
+                return
+            time.sleep(0.02)
+
+
+def _runs_in(process: psutil.Process, group: int) -> bool:
+    try:
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, psutil.Error):
+        return False
+
+
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End what is left of a run: the next one needs quiet. If its process still lives, all stacks are asked for first.
 
@@ -208,6 +232,9 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         if child.poll() is None:
             child.send_signal(signal.SIGUSR1)
             time.sleep(1)
+            child.kill()
+            child.wait()
+        _wait_for_group(child.pid, GRACE_S)
     finally:  # a second Ctrl-C ends the waiting, and not what follows
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)

@@ -291,6 +291,18 @@ def test_signal_ends_the_measurement_too_and_tells_how_to_go_on(number: signal.S
     assert _stored.read(path)["runs"]
 
 
+def test_what_cleans_up_after_a_run_has_the_time_to() -> None:
+    """As a resource tracker does: it goes on when its parent has ended, and ends by itself."""
+    cleaner = "import os, sys; sys.stdin.read(); print('clean', flush=True)"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {cleaner!r}], stdin=subprocess.PIPE)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as child:
+        assert child.stdout is not None
+        assert child.wait(timeout=60) == 0
+        _run._wait_for_group(child.pid, 60)
+        _run._end(child)
+        assert child.stdout.read() == b"clean\n"
+
+
 def test_second_ctrl_c_does_not_keep_a_measurement_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
