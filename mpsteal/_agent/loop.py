@@ -22,7 +22,7 @@ from itertools import starmap
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .._policy.stealing import steal_point, steal_point_of, victims
+from .._policy.stealing import around, choose_victims, steal_point, steal_point_of
 from .._queue import layout as L
 from .._queue import results as R
 from .._queue.arena import Segment, read_function
@@ -571,7 +571,7 @@ class Agent:
     def _is_work_anywhere(self) -> bool:
         """Whether this agent could find something if it looked again."""
         if self.rules is None:
-            return any(map(self.deques.has_work, self._slots))
+            return self.deques.is_any_queued()
         return self.deques.can_get_work(self.slot) if self.rules.steals else self.deques.has_work(self.slot)
 
     def _unpark(self) -> None:
@@ -589,19 +589,22 @@ class Agent:
             self.locks.unlock(self.slot)
 
     def steal_round(self) -> int:
-        """Try every victim once, the longest queue first."""
-        deques, rules = self.deques, self.rules
-        if deques.has_work(self.slot):
+        """Look at the queues of a few that seem to have any, and try those, the longest first.
+
+        The others are tried when these have been emptied meanwhile: whoever parks looks at all.
+        """
+        deques, rules, slot = self.deques, self.rules, self.slot
+        if deques.has_work(slot):
             return STOLEN
-        if rules is None:
-            lengths = [deques.queued(a) for a in self._slots]
-        elif rules.steals:
-            lengths = [deques.queued_at(a, rules.steal_levels) for a in self._slots]
-        else:
+        if rules is not None and not rules.steals:
             return EMPTY
+        levels = None if rules is None else rules.steal_levels
         verdict = EMPTY
-        for victim in victims(lengths, self.slot):
-            found = deques.steal(self.slot, victim)
+        for victim in choose_victims(
+            around(deques.may_have_work(levels), slot),
+            deques.queued if levels is None else lambda other: deques.queued_at(other, levels),
+        ):
+            found = deques.steal(slot, victim)
             if found == STOLEN:
                 return STOLEN
             if found != EMPTY:
@@ -612,16 +615,21 @@ class Agent:
 
     def ring_next(self) -> None:
         """Whoever leaves two or more stealable chunks behind wakes one parked agent, which wakes the next."""
-        words, layout, deques, rules = self.words, self.segment.layout, self.deques, self.rules
-        asleep = [a for a in self._slots if a != self.slot and words[layout.agent(a) + L.PARKED]]
-        if not asleep or (rules is not None and not rules.steals):
+        deques, rules = self.deques, self.rules
+        if self.words[L.FEW]:
+            return  # chunks are short, and the parent sees to it that nobody waits behind one that is not
+        parked = deques.look(L.PARKED)
+        if not any(parked) or (rules is not None and not rules.steals):
             return
         if rules is None:
-            if sum(map(deques.queued, self._slots)) >= 2:
-                self.ring(asleep[0])
-        elif sum(deques.queued_at(a, rules.steal_levels) for a in self._slots) >= 2:
-            for agent in [a for a in asleep if deques.can_get_work(a)][:1]:
-                self.ring(agent)
+            # What lies at those that sleep they were rung for.
+            if deques.queued(self.slot) >= 2 or deques.is_queued(2, beside=parked):
+                self.ring(around([a for a, is_parked in enumerate(parked) if is_parked], self.slot)[0])
+        elif deques.is_queued(2, rules.steal_levels):
+            for agent in around([a for a, is_parked in enumerate(parked) if is_parked], self.slot):
+                if deques.can_get_work(agent):
+                    self.ring(agent)
+                    return
 
     def ring(self, slot: int) -> None:
         """Ring an agent's doorbell. A full pipe means it has been rung enough.

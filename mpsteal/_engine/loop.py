@@ -594,6 +594,8 @@ class Engine:
             self._silence = LOOK_FIRST_S if found else min(LOOK_LAST_S, 2 * self._silence)
             self._look_due = now + self._silence
             self._pace()
+            if found and self._balancing is None:
+                self.dispatcher.brake.observe()
         if rung and self._has_grown:
             self.dispatcher.wake_idle()
         if rung and self.state < STOPPING and (self.recycler.is_needed or self.crew.leaving):
