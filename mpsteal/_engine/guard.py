@@ -36,6 +36,22 @@ GRACE_MS = 1000
 """How long the end of a pool waits for its Manager to leave before it is killed (ms); it takes about 1 ms."""
 
 
+def _make_temporary_folder() -> str:
+    """`tempfile.mkdtemp`, without the file by which `tempfile` first tries whether it can write: whoever is killed in
+    that moment leaves it behind. Raises `OSError` if there is no place for it.
+    """
+    if tempfile.tempdir is not None:
+        return tempfile.mkdtemp(prefix="mpsteal-")
+    named = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
+    error = OSError("no usable temporary directory")
+    for place in (*named, "/tmp", "/var/tmp", "/usr/tmp", os.curdir):  # as `tempfile` has it
+        try:
+            return tempfile.mkdtemp(prefix="mpsteal-", dir=os.path.abspath(place))
+        except OSError as failed:
+            error = failed
+    raise error
+
+
 class Guard:
     """One pool's Manager.
 
@@ -85,7 +101,7 @@ class Guard:
     def _make_folder(self) -> None:
         """Made with the Manager, which removes it when we are killed. Without one it serves nobody, and watches."""
         try:
-            self.folder = tempfile.mkdtemp(prefix="mpsteal-")
+            self.folder = _make_temporary_folder()
         except OSError as error:
             text = "mpsteal: no place for the Manager's sockets, so nobody can attach to this pool: %s"
             logger.warning(text, error, extra=facts("manager_unreachable"))
