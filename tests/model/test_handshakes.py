@@ -42,7 +42,7 @@ class ModelAgent(loop.Agent):
         self.base = scene.layout.agent(slot)
         self.take = self.deques.make_take(slot)
         self.alone_until_ns = 0
-        self.results: Any = SimpleNamespace(blocks=SimpleNamespace(is_warm=False))
+        self.results: Any = SimpleNamespace(is_warm=False)
 
     def ring(self, slot: int) -> None:
         self.world.ring(slot)
