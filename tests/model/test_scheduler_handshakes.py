@@ -441,6 +441,7 @@ def out_of_time(
             chunk = take()
             if chunk >= 0:
                 world.event("start", chunk)
+                words[layout.agent(slot) + L.RESULT_TAIL]  # it may be stopped here, in the midst of its task
                 write(chunk, R.VOID, 0)
             elif chunk == RETRY:
                 world.wait_news()
