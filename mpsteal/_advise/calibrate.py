@@ -20,6 +20,7 @@ import multiprocessing.pool
 import pickle
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
@@ -96,12 +97,22 @@ class Setup(NamedTuple):
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """SIGINT waits; processes that are started inside, and threads, have it blocked for good."""
+    """SIGINT waits; processes that are started inside, and threads, have it blocked for good.
+
+    It is blocked in this thread alone: another may take it, and then Python would still raise here. Hence the handler.
+    """
+    came: list[int] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if is_main else None
     try:
         yield
     finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if came:
+            raise KeyboardInterrupt
 
 
 def lengths(mean_s: float) -> tuple[float, ...]:
