@@ -129,8 +129,8 @@ def figure(data: Mapping[str, Any]) -> Iterator[str]:
     assert stock
     ours_us, stock_us = short(ours.median), short(stock.median)
     yield f"`apply_async` of a function that does nothing, two agents on two cores: {ours_us} us a call, the stock Pool"
-    yield f"{stock_us} us in the same run (`mpsteal bench --only submit`; some forty workloads beside ten other ways to run"
-    yield "them, and where mpsteal is not the fastest: [side by side](docs/explanation/side-by-side.md))."
+    yield f"{stock_us} us in the same run (`mpsteal bench --only submit`; some forty workloads, ten other ways to run them,"
+    yield "and where mpsteal is not the fastest: [side by side](docs/explanation/side-by-side.md))."
 
 
 def make(name: str) -> str:
