@@ -129,7 +129,7 @@ def figure(data: Mapping[str, Any]) -> Iterator[str]:
     assert stock
     ours_us, stock_us = short(ours.median), short(stock.median)
     yield f"`apply_async` of a function that does nothing, two agents on two cores: {ours_us} us a call, the stock Pool"
-    yield f"{stock_us} us in the same run (`mpsteal bench --only submit`; some forty workloads, ten other ways to run them,"
+    yield f"{stock_us} us in the same run (`mpsteal bench --only submit`; forty workloads, ten other ways to run them,"
     yield "and where mpsteal is not the fastest: [side by side](docs/explanation/side-by-side.md))."
 
 
