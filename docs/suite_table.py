@@ -1,9 +1,9 @@
-"""Prints the tables of `docs/explanation/side-by-side.md` from the stored reference runs in `bench/results/`.
+"""Prints the tables of `docs/explanation/side-by-side.md` from the stored reference run in `bench/results/`.
 
 python docs/suite_table.py           print them
-python docs/suite_table.py --write   put them in the page and the README, between their markers
+python docs/suite_table.py --write   put them in the page, between its markers
 
-A test checks that both hold exactly what this file makes.
+A test checks that the page holds exactly what this file makes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from bench._report import DISTURBED_CORES, short
 from bench._stored import BEST, Cell
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITE, GROWTH = ROOT / "bench/results/suite-2-cores.json", ROOT / "bench/results/growth-2-cores.json"
+SUITE = ROOT / "bench/results/suite-2-cores.json"
 DOORS = ("mpsteal", "mpsteal-executor", "mpsteal-scheduler")
 NO_PEERS = ("serial", "stock", "stock" + BEST, *DOORS)
 PLACES = {
     "suite": ROOT / "docs/explanation/side-by-side.md",
     "peers": ROOT / "docs/explanation/side-by-side.md",
-    "growth": ROOT / "docs/explanation/side-by-side.md",
-    "figure": ROOT / "README.md",
 }
 """Where each part stands, between ``<!-- suite: NAME -->`` and ``<!-- end: NAME -->``."""
 
@@ -110,32 +108,8 @@ def peers(data: Mapping[str, Any]) -> Iterator[str]:
         yield _line(row["name"], *cells)
 
 
-def growth(data: Mapping[str, Any]) -> Iterator[str]:
-    found, names = _stored.cells(data), _stored.labels(data)
-    pools = [target["name"] for target in data["targets"]]
-    yield _about(data, GROWTH)
-    yield ""
-    yield from _head("workload", "figure", *(names[pool] for pool in pools))
-    for row in data["rows"]:
-        key = row["figures"][0]["key"]
-        yield _line(row["name"], _figure(row), *(_value(found.get((row["name"], pool)), key) for pool in pools))
-
-
-def figure(data: Mapping[str, Any]) -> Iterator[str]:
-    """The one figure of the README."""
-    found = _stored.cells(data)
-    ours, stock = (found["submit", pool].spread("us_per_task") for pool in ("mpsteal", "stock"))
-    assert ours
-    assert stock
-    ours_us, stock_us = short(ours.median), short(stock.median)
-    yield f"`apply_async` of a function that does nothing, two agents on two cores: {ours_us} us a call, the stock Pool"
-    yield f"{stock_us} us in the same run (`mpsteal bench --only submit`; forty workloads, ten other ways to run them,"
-    yield "and where mpsteal is not the fastest: [side by side](docs/explanation/side-by-side.md))."
-
-
 def make(name: str) -> str:
-    data = _stored.read(GROWTH if name == "growth" else SUITE)
-    return "\n".join({"suite": suite, "peers": peers, "growth": growth, "figure": figure}[name](data))
+    return "\n".join({"suite": suite, "peers": peers}[name](_stored.read(SUITE)))
 
 
 def fill(text: str, name: str) -> str:

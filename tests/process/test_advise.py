@@ -93,6 +93,7 @@ def report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_answer_prediction_and_check_as_json(script: Path, start_method: str) -> None:
     words = ["--inputs", "range(200)", "--agents", "2", "--json", "--start-method", start_method]
     found = report(advise("my-script.py:tiny", *words, cwd=script.parent, limit_s=20))

@@ -1,0 +1,43 @@
+"""`docs/explanation/side-by-side.md` shows what the stored reference run holds."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from bench import _rows, _stored, _targets
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_generator() -> Any:
+    spec = importlib.util.spec_from_file_location("suite_table", ROOT / "docs/suite_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATOR = load_generator()
+
+
+@pytest.mark.parametrize("name", GENERATOR.PLACES)
+def test_page_is_what_the_generator_makes_of_the_stored_run(name: str) -> None:
+    text = GENERATOR.PLACES[name].read_text()
+    assert GENERATOR.fill(text, name) == text, "run: python docs/suite_table.py --write"
+
+
+def test_reference_run_is_no_control_and_ours_never_failed() -> None:
+    data = _stored.read(GENERATOR.SUITE)
+    assert not data["settings"]["control"]
+    assert not data["settings"]["quick"]
+    assert {target["name"] for target in data["targets"]} == set(_targets.TARGETS)
+    assert {row["name"] for row in data["rows"]} <= {row.name for row in _rows.SUITE}
+    assert not [run for run in data["runs"] if run["error"] and _targets.is_ours(run["pool"])]
