@@ -562,10 +562,6 @@ class Engine:
         events = self.selector.select(timeout)
         self.asleep = _AWAKE
         self._poked = False
-        if self._terminate_asked:
-            self.state = TERMINATING
-        elif self._close_asked:
-            self.state = max(self.state, CLOSING)
         rung = False
         for key, _ in events:
             what, slot = key.data
@@ -586,6 +582,11 @@ class Engine:
                 except BlockingIOError:
                     pass
                 rung = rung or what == "result"
+        # Only now that the bell has been read: whoever asks later rings anew, whoever asked before is seen.
+        if self._terminate_asked:
+            self.state = TERMINATING
+        elif self._close_asked:
+            self.state = max(self.state, CLOSING)
         now = time.monotonic()
         if rung or (now >= self._look_due and self.dispatcher.inflight):
             if self._balancing is not None:

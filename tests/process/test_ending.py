@@ -35,6 +35,30 @@ TERMINATED_S = 2.0
 # -- terminate ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("end", ["terminate", "close"])
+def test_end_that_is_asked_for_while_the_bell_is_read_is_seen(
+    open_pool: Open, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The engine reads a bell that was rung for something else, and with it the one of the end."""
+    pool = open_pool(1, "fork")
+    wait_idle(pool)
+    engine: Any = pool._engine
+    wait_until(lambda: engine.guard.pid and engine._timeout() is None, "nothing else will wake it")
+    asked: list[str] = []
+    read = os.read
+
+    def read_later(fd: int, count: int) -> bytes:
+        if fd == engine._wake_r and not asked:
+            asked.append(end)
+            getattr(engine, end)()
+        return read(fd, count)
+
+    monkeypatch.setattr(os, "read", read_later)
+    engine.wake()
+    engine.join()
+    assert asked == [end]
+
+
 @pytest.mark.parametrize("busy", ["sleep", "ignore_sigterm", "compute", "stopped", "stopped while idle"])
 def test_terminate_ends_whatever_runs_and_answers_everybody(
     open_pool: Open, start_method: str, gates: Gates, busy: str
