@@ -219,6 +219,14 @@ def _runs_in(process: psutil.Process, group: int) -> bool:
         return False
 
 
+def _is_tracker(process: psutil.Process) -> bool:
+    """Whether it is a `resource_tracker`, of multiprocessing or loky."""
+    try:
+        return any("resource_tracker" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End what is left of a run: the next one needs quiet. If its process still lives, all stacks are asked for first.
 
@@ -234,6 +242,11 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             time.sleep(1)
             child.kill()
             child.wait()
+            # A tracker cleans up when the last of those that it works for has ended, so they go first.
+            for process in below:
+                if not _is_tracker(process):
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
         _wait_for_group(child.pid, GRACE_S)
     finally:  # a second Ctrl-C ends the waiting, and not what follows
         with contextlib.suppress(ProcessLookupError):
