@@ -45,8 +45,12 @@ QUICK_ROWS = (
     "latency",
     "bursts",
     "recovery",
+    "start-own",
+    "large-both-8",
+    "priorities",
+    "dag-random",
+    "job-queens",
 )
-QUICK_ROWS += ("start-own", "large-both-8", "priorities", "dag-random", "job-queens")
 """Of each kind one: under two minutes on two cores."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from _markers import fill_between
 
 from mpsteal._policy.rules import KEYS
 
@@ -37,8 +38,7 @@ def make_table() -> str:
 
 def fill(text: str) -> str:
     """The page's text with the table made anew."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{make_table()}\n{END}{rest.split(END)[1]}"
+    return fill_between(text, BEGIN, END, make_table())
 
 
 if __name__ == "__main__":

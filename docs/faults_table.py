@@ -16,6 +16,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `bench` lies beside this folder
 
+from _markers import fill_between
+
 from bench import _fault_pools, faults
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,9 +71,7 @@ def make_table(data: dict[str, Any]) -> str:
 
 def fill(text: str) -> str:
     """The page's text with the tables made anew."""
-    before, rest = text.split(BEGIN)
-    made = make_table(json.loads(faults.RESULTS.read_text()))
-    return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
+    return fill_between(text, BEGIN, END, make_table(json.loads(faults.RESULTS.read_text())))
 
 
 if __name__ == "__main__":

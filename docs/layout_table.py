@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from _markers import fill_between
+
 from mpsteal._queue import layout as L
 
 README = Path(__file__).resolve().parents[1] / "mpsteal" / "_queue" / "README.md"
@@ -221,9 +223,7 @@ def make_table(fields: tuple[Field, ...]) -> str:
 def fill(text: str) -> str:
     """The README's text with every table made anew."""
     for name, fields in TABLES.items():
-        begin, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
-        before, rest = text.split(begin)
-        text = f"{before}{begin}\n{make_table(fields)}\n{end}{rest.split(end)[1]}"
+        text = fill_between(text, f"<!-- table: {name} -->", f"<!-- end: {name} -->", make_table(fields))
     return text
 
 

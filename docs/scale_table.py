@@ -17,6 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `bench` lies beside this folder
 
+from _markers import fill_between
+
 from bench import scale
 from bench._scale import LOADS
 
@@ -82,9 +84,7 @@ def make_tables(data: dict[str, Any]) -> str:
 
 def fill(text: str) -> str:
     """The page's text with the tables made anew."""
-    before, rest = text.split(BEGIN)
-    made = make_tables(json.loads(scale.RESULTS.read_text()))
-    return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
+    return fill_between(text, BEGIN, END, make_tables(json.loads(scale.RESULTS.read_text())))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ A test checks that the page holds exactly what this file makes.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `bench` lies beside this folder
+
+from _markers import fill_between
 
 from bench import _stored
 from bench._report import DISTURBED_CORES, short
@@ -114,11 +115,7 @@ def make(name: str) -> str:
 
 def fill(text: str, name: str) -> str:
     """The text with that part anew."""
-    begin, end = f"<!-- suite: {name} -->", f"<!-- end: {name} -->"
-    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    if not pattern.search(text):
-        raise SystemExit(f"no place for {name}: {begin} ... {end}")
-    return pattern.sub(lambda _: f"{begin}\n{make(name)}\n{end}", text)
+    return fill_between(text, f"<!-- suite: {name} -->", f"<!-- end: {name} -->", make(name))
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import pickle
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from generators import load_generator
 
 from mpsteal import ConfigError
 from mpsteal._policy.rules import KEYS, SECTIONS, AgentRules, BalancingRules, StealingRules
@@ -79,15 +79,6 @@ def comments() -> dict[str, str]:
     return found
 
 
-def load_generator() -> Any:
-    spec = importlib.util.spec_from_file_location("config_table", ROOT / "docs/config_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 class TestOneTruth:
     def test_file_has_every_key_with_its_default(self) -> None:
         in_file = yaml.safe_load(FILE.read_text())
@@ -110,7 +101,7 @@ class TestOneTruth:
 
     def test_page_is_what_the_generator_makes(self) -> None:
         text = PAGE.read_text()
-        assert load_generator().fill(text) == text, "run: python docs/config_table.py --write"
+        assert load_generator("config_table").fill(text) == text, "run: python docs/config_table.py --write"
         assert all(f"| `{key}` |" in text for key in KEYS)
 
     @pytest.mark.parametrize("key", KEYS)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+
+from generators import load_generator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -17,17 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/explanation/faults.md").read_text()
 
 
-def load_generator() -> Any:
-    spec = importlib.util.spec_from_file_location("faults_table", ROOT / "docs/faults_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_page_is_what_the_generator_makes_of_the_stored_run() -> None:
-    assert load_generator().fill(TEXT) == TEXT, "run: python docs/faults_table.py --write"
+    assert load_generator("faults_table").fill(TEXT) == TEXT, "run: python docs/faults_table.py --write"
 
 
 def test_stored_run_is_a_full_one_of_the_scenes_there_are() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
+from generators import load_generator
 
 from mpsteal._queue import layout as L
 
@@ -33,15 +32,6 @@ def rows() -> list[tuple[int, int, str]]:
     return [(int(word), int(byte), name) for word, byte, name in found]
 
 
-def load_generator() -> Any:
-    spec = importlib.util.spec_from_file_location("layout_table", ROOT / "docs/layout_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(("word", "byte", "name"), rows(), ids=[name for *_, name in rows()])
 def test_row_has_the_offsets_of_the_code(word: int, byte: int, name: str) -> None:
     assert word == getattr(L, name)
@@ -54,7 +44,7 @@ def test_every_word_of_the_layout_has_a_row() -> None:
 
 
 def test_tables_are_what_the_generator_makes() -> None:
-    assert load_generator().fill(TEXT) == TEXT, "run: python docs/layout_table.py --write"
+    assert load_generator("layout_table").fill(TEXT) == TEXT, "run: python docs/layout_table.py --write"
 
 
 def test_numbers_in_the_text_are_those_of_the_code() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
+from generators import load_generator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -22,17 +21,8 @@ TEXT = (ROOT / "docs/explanation/scale.md").read_text()
 STORED = json.loads(scale.RESULTS.read_text())
 
 
-def load_generator() -> Any:
-    spec = importlib.util.spec_from_file_location("scale_table", ROOT / "docs/scale_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_page_is_what_the_generator_makes_of_the_stored_run() -> None:
-    assert load_generator().fill(TEXT) == TEXT, "run: python docs/scale_table.py --write"
+    assert load_generator("scale_table").fill(TEXT) == TEXT, "run: python docs/scale_table.py --write"
 
 
 def test_stored_run_is_a_full_one() -> None:

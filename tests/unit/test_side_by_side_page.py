@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from generators import load_generator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -16,16 +15,7 @@ from bench import _rows, _stored, _targets
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load_generator() -> Any:
-    spec = importlib.util.spec_from_file_location("suite_table", ROOT / "docs/suite_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-GENERATOR = load_generator()
+GENERATOR = load_generator("suite_table")
 
 
 @pytest.mark.parametrize("name", GENERATOR.PLACES)
