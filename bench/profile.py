@@ -27,7 +27,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import random
 import resource
 import statistics
 import subprocess
@@ -39,13 +38,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bench._tasks import noop, spin_wall
+
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = Path(__file__).parent / "results" / "profile.json"
 SCHEMA = 1
 
 AGENTS = 2
-SLEEPERS, SLEEPS, SLEPT_S = 8, 2_000, 8.0
-"""The skew rows: agents, items, and seconds that they sleep in all."""
 
 PIECES = 4_096
 """Over so many chunks a piece of the agent's loop is measured: a page. Fewer: the clock shows; more: a second page."""
@@ -69,19 +68,6 @@ _now = time.perf_counter_ns
 # -- what agents run ------------------------------------------------------------------------------------------------
 
 
-def noop(value: Any) -> Any:
-    return value
-
-
-def spin(number: int, wall_ns: int) -> int:
-    """Spin until `wall_ns` have passed."""
-    clock = time.perf_counter_ns
-    end = clock() + wall_ns
-    while clock() < end:
-        pass
-    return number
-
-
 def nap(seconds: float) -> tuple[int, int, int]:
     """Sleep; when it began and ended (ns, of all processes' common clock), and in which process."""
     began = time.monotonic_ns()
@@ -92,7 +78,7 @@ def nap(seconds: float) -> tuple[int, int, int]:
 LOADS: dict[str, tuple[Callable[..., Any], Callable[[int], tuple[Any, ...]], int, str]] = {
     "int": (noop, lambda i: (i,), 100_000, "noop(i): one small int there and back"),
     "pickled": (noop, lambda i: ((i, "name"),), 100_000, "noop((i, 'name')): pickled there and back"),
-    "spin20": (spin, lambda i: (i, 20_000), 50_000, "20 us of spinning, two small ints there"),
+    "spin20": (spin_wall, lambda i: (i, 20_000), 50_000, "20 us of spinning, two small ints there"),
 }
 """Function, arguments of task i, tasks, and words."""
 
@@ -298,7 +284,7 @@ def run_load(name: str, quick: bool, *, samples: bool = False) -> dict[str, Any]
         engine = pool._engine.thread
         for _ in range(3):
             pool.map(noop, range(64), chunksize=1)
-        pool.apply(function, (*arguments(0)[:1], 0) if function is spin else arguments(0))
+        pool.apply(function, (*arguments(0)[:1], 0) if function is spin_wall else arguments(0))
         sampler = Sampler({threading.get_ident(): "caller", engine.ident: "engine"}) if samples else None
         used_before = ask_agents()
         if sampler is not None:
@@ -333,7 +319,7 @@ def run_load(name: str, quick: bool, *, samples: bool = False) -> dict[str, Any]
         "inside apply_async, wall": (submitted - began) / 1000,
     }
     figures = {key: value / tasks for key, value in figures.items()}
-    if function is spin:
+    if function is spin_wall:
         figures["cores busy (%)"] = 100 * 20 * tasks / AGENTS / ((ended - began) / 1000)
     if samples:
         for used in used_after:
@@ -588,27 +574,15 @@ def _make_agent(segment: Any, locks: Any, deques: Any, writer: Any) -> Any:
 # -- skew -------------------------------------------------------------------------------------------------------------
 
 
-def lengths(kind: str) -> list[float]:
-    """Seconds that each item sleeps; the same inputs as the rows `skew-*` of ``python -m bench pool``."""
-    if kind == "first":
-        draw = random.Random(1).lognormvariate
-        weights = sorted((draw(0, 1.33) for _ in range(SLEEPS)), reverse=True)
-    elif kind == "block":
-        weights = [10.0 if 900 <= i < 1000 else 1.0 for i in range(SLEEPS)]
-    else:
-        pareto = random.Random(3).paretovariate
-        weights = [pareto(1.4) for _ in range(SLEEPS)]
-    return [weight * SLEPT_S / sum(weights) for weight in weights]
-
-
 def run_skew(kind: str, quick: bool) -> dict[str, float]:
     """The makespan of a plain map of uneven items, taken apart; percent of the bound."""
     import mpsteal
+    from bench.workloads import skew
 
-    planned = [seconds / (4 if quick else 1) for seconds in lengths(kind)]
-    with mpsteal.Pool(SLEEPERS) as pool:
+    sleepers, planned = skew.SLEEPERS, [seconds / (4 if quick else 1) for seconds in skew.lengths(kind)]
+    with mpsteal.Pool(sleepers) as pool:
         for _ in range(3):
-            pool.map(noop, range(SLEEPERS * 32), chunksize=1)
+            pool.map(noop, range(sleepers * 32), chunksize=1)
         began = time.monotonic_ns()
         naps = pool.map(nap, planned)
         ended = time.monotonic_ns()
@@ -622,15 +596,15 @@ def run_skew(kind: str, quick: bool) -> dict[str, float]:
         start_ns += spans[0][0] - began
         gaps_ns += sum(later[0] - earlier[1] for earlier, later in itertools.pairwise(spans))
         end_ns += last - spans[-1][1]
-    bound_ns = max(sum(planned) / SLEEPERS, max(planned)) * 1e9
+    bound_ns = skew.bound(planned) * 1e9
     # One that had nothing at all was idle from the beginning to the end.
-    idle_ns = (SLEEPERS - len(by_agent)) * (last - began)
+    idle_ns = (sleepers - len(by_agent)) * (last - began)
     late_ns = sum(end - start for _, start, end in naps) - sum(planned) * 1e9
     parts = {
-        "late sleeps": late_ns / SLEEPERS,
-        "before the first item": start_ns / SLEEPERS,
-        "between items": gaps_ns / SLEEPERS,
-        "idle at the end": (end_ns + idle_ns) / SLEEPERS,
+        "late sleeps": late_ns / sleepers,
+        "before the first item": start_ns / sleepers,
+        "between items": gaps_ns / sleepers,
+        "idle at the end": (end_ns + idle_ns) / sleepers,
         "from the last item to the result": ended - last,
         "makespan": ended - began,
     }

@@ -18,13 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import _machine, _report, _rows, _run, scheduler_throughput
+from bench import _machine, _report, _rows, _run, goals, scheduler_throughput
 from bench._model import Figure, Row
 from bench._run import Run, Spread
 from bench._targets import OURS
 
 BASELINE = Path(__file__).parent / "results" / "scheduler.json"
 SCHEMA = 1
+add_arguments = goals.add_arguments
+"""The same as for the tables of goals."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +37,6 @@ class Outcome:
     figure: Figure
     spread: Spread | None
     met: bool | None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, help="rounds per row (default 5, with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to try the harness")
-    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows or families")
-    parser.add_argument("--list", action="store_true", help="name the rows and their targets")
-    parser.add_argument("--cores", type=int, default=2, help="confine each run to so many (2)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help=f"a full run writes {BASELINE.name}, others nothing")
 
 
 def run(args: argparse.Namespace) -> int:
