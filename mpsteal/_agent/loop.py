@@ -191,7 +191,8 @@ class Agent:
         results = self.results
         write_small = results.make_write_small()
         self.write_value = results.make_write_value()
-        read_slots, slots, slots_from, slots_to = self.read_slots, self.read_slots(0), 0, 0
+        read_slots, slots_from, slots_to = self.read_slots, 0, 0
+        slots: list[tuple[int, ...]] = []
         started_at, done_at, busy_at = base + L.STARTED_NS, base + L.DONE, base + L.BUSY_NS
         loaded_at, leave = base + L.LOADED, base + L.LEAVE
         done, busy = words[done_at], words[busy_at]
