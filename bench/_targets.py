@@ -192,7 +192,7 @@ class ExecutorSession(Session):
         self.apply_async = lambda fn, args=(): submit(fn, *args)
         self.get = operator.methodcaller("result")
         more = {} if chunk is None else {"chunksize": chunk}
-        self.map = lambda fn, items, chunksize=None: list(map_(fn, items, **(more if chunksize is None else {})))
+        self.map = lambda fn, items, chunksize=chunk or 1: list(map_(fn, items, chunksize=chunksize))
         self.imap = self.imap_unordered = lambda fn, items: map_(fn, items, **more)
 
     def call_then(self, fn: Callable[..., Any], args: tuple[Any, ...], then: Callable[[Any], None]) -> None:
@@ -267,9 +267,8 @@ class JoblibSession(Session):
     def __init__(self, agents: int, chunk: int | None) -> None:
         import joblib
 
-        options: dict[str, Any] = {} if chunk is None else {"batch_size": chunk, "pre_dispatch": "all"}
-        self.parallel = joblib.Parallel(n_jobs=agents, **options)
         more: dict[str, Any] = {} if chunk is None else {"batch_size": chunk}
+        self.parallel = joblib.Parallel(n_jobs=agents, pre_dispatch="2 * n_jobs" if chunk is None else "all", **more)
         lazy = joblib.Parallel(n_jobs=agents, return_as="generator", **more)
         unordered = joblib.Parallel(n_jobs=agents, return_as="generator_unordered", **more)
         self.parallel.__enter__()

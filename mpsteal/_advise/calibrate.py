@@ -218,8 +218,7 @@ def _copies(arguments: list[Any], count: int) -> list[Any]:
 
 def _run(pool: Any, way: str, function: Callable[[Any], Any], items: list[Any]) -> float:
     began = time.perf_counter()
-    for _ in results_of(pool, way, function, items):
-        pass
+    results_of(pool, way, function, items)
     return time.perf_counter() - began
 
 
