@@ -41,6 +41,7 @@ HEADER = (
         "agents",
         "none, fence",
     ),
+    Field("FEW", "1: chunks are short, and agents wake nobody", "parent", "agents", "none"),
     Field("RING_AFTER_NS", "how long busy agents let results lie before they ring (ns)", "parent", "agents", "none"),
     Field("LOOKED_NS", "when the parent last looked at all rings (monotonic clock, ns)", "parent", "agents", "none"),
     Field(
@@ -165,6 +166,9 @@ AGENT = (
     Field("J_MID", "journal: first chunk that moves", "thief", "repairer", "own"),
     Field("J_HI", "journal: end of what moves", "thief", "repairer", "own"),
     Field("J_LEVEL", "journal: its priority level", "thief", "repairer", "own"),
+    Field(
+        "SPENT", "entries before this count are empty; of one level alone", "owner, thief", "all", "own; read without"
+    ),
     Field("LOOT_LO", "first chunk of what it stole", "owner, repairer", "all", "own; its next chunk without"),
     Field("LOOT_HI", "its end; the range is `[lo, hi)`", "owner, thief, repairer, parent", "all", "own; read without"),
     Field("LOOT_LEVEL", "its priority level", "owner, repairer", "all", "own"),

@@ -31,6 +31,7 @@ from fault_tasks import note
 from gates import Gate, Gates
 
 from mpsteal._agent import loop as agent_loop
+from mpsteal._agent import main as agent_start
 from mpsteal._agent.launch import AgentSpec
 from mpsteal._queue import layout as L
 from mpsteal._queue import results as R
@@ -436,7 +437,7 @@ def _watched_agent(watch: Watch) -> type[agent_loop.Agent]:
             WatchedLocks.watch = WatchedDeques.watch = watch
             WatchedLocks.slot = spec.slot
             agent_loop.Locks, agent_loop.Deques = WatchedLocks, WatchedDeques  # type: ignore[misc]
-            super().__init__(spec)
+            super().__init__(spec._replace(deques=None))  # of its own, in place of the parent's, which tell nothing
             self.take = watch.wrap("take", self.take)
             write = self.results.write
 
@@ -610,5 +611,5 @@ class Steps:
 def hold_at(steps: list[Step], gates: Gates, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Steps:
     """Have every agent that is forked from now on watched for these steps. To be called before a pool is made."""
     watch = Watch(steps, gates("step"), directory)
-    monkeypatch.setattr(agent_loop, "Agent", _watched_agent(watch))
+    monkeypatch.setattr(agent_start, "Agent", _watched_agent(watch))
     return Steps(watch)

@@ -71,4 +71,14 @@ def _find() -> Any:
 
 def set_environment(names: Mapping[str, str]) -> None:
     """In the agent, before anything of the user's is imported, where that can be."""
-    os.environ.update(names)
+    environ: Any = os.environ
+    try:
+        told = {environ.encodekey(name): environ.encodevalue(value) for name, value in names.items()}
+        own: dict[bytes, bytes] = environ._data
+    except AttributeError:  # no public part of `os.environ`
+        environ.update(names)
+        return
+    # As `update` does it, without its ten Python calls for each name: 0.1 ms of an agent's first task.
+    for key, value in told.items():
+        os.putenv(key, value)
+    own.update(told)

@@ -1,11 +1,10 @@
-"""What an agent needs to start, and its first steps in the new process (D12)."""
+"""What an agent needs to start (D12); its first steps are in `main.py`."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pickle
-import signal
 import sys
 from multiprocessing import context, reduction
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 from .._queue.layout import Geometry
 from .by_value import choose_pickler
 from .serialize import Encoder
-from .surroundings import Surroundings, clear_up, set_up
+from .surroundings import Surroundings
 
 
 class Descriptor:
@@ -36,20 +35,20 @@ def _received(duplicate: Any) -> Descriptor:
     return Descriptor(fd)
 
 
-PR_SET_PDEATHSIG = 1
-"""From linux/prctl.h."""
-
 _prctl: Any = None
 
 
-def load_prctl() -> None:
-    """To be called before agents are forked, too: they inherit the function, and need not load it each for itself."""
+def load_prctl() -> Any:
+    """`prctl`, or None. To be called before agents are forked, too: they inherit the function, and need not load it
+    each for itself.
+    """
     global _prctl
     if _prctl is None and sys.platform == "linux":
         with contextlib.suppress(ImportError, OSError, AttributeError):
             import ctypes
 
             _prctl = ctypes.CDLL(None).prctl
+    return _prctl
 
 
 class Balancing(NamedTuple):
@@ -87,6 +86,8 @@ class AgentSpec(NamedTuple):
         owners_are_fenced: whether agents may take chunks without their locks, see `_queue/barrier.py`.
         finalizer, finalargs: what is called as it leaves in order, or None.
         inherited: the parent's `Segment`, if this process is a fork.
+        deques: the parent's `Deques`, with its `Locks`, in a fork: to make them anew takes 0.3 ms there (see
+            `main.py`). They hold nothing that changes but for what an agent sets.
         max_tasks: chunks after which the agent leaves, or None.
         balancing: None in a Pool. With it the agent also notes when each chunk was started.
         go: read end of a pipe; not None: it is a spare, and waits there for its turn (`spare.py`).
@@ -109,6 +110,7 @@ class AgentSpec(NamedTuple):
     dies_with_starter: bool = False
     balancing: Balancing | None = None
     inherited: Any = None
+    deques: Any = None
     go: Descriptor | None = None
     finalizer: Any = None
     finalargs: tuple[Any, ...] = ()
@@ -116,7 +118,7 @@ class AgentSpec(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping stays behind where the process is not a fork. What is the user's is pickled as tasks are.
-        plain = self._replace(inherited=None, initializer=None, initargs=(), finalizer=None, finalargs=())
+        plain = self._replace(inherited=None, deques=None, initializer=None, initargs=(), finalizer=None, finalargs=())
         if self.initializer is None and self.finalizer is None:
             return AgentSpec, tuple(plain)
         calls = {name: getattr(self, name) for name in ("initializer", "initargs", "finalizer", "finalargs")}
@@ -125,36 +127,3 @@ class AgentSpec(NamedTuple):
 
 def _with_calls(plain: tuple[Any, ...], calls: bytes) -> AgentSpec:
     return AgentSpec(*plain)._replace(**pickle.loads(calls))
-
-
-def agent_main(spec: AgentSpec) -> None:
-    """Entry point of an agent's process."""
-    # A group of its own: Ctrl-C at the terminal goes to the parent alone, and what a task starts can be ended with it.
-    with contextlib.suppress(OSError):
-        os.setpgid(0, 0)
-    # A forked agent inherits the parent's handlers, which are not about it.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(ValueError):
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    if spec.dies_with_starter:
-        load_prctl()
-        if _prctl is not None:
-            # Until the Manager is there nobody else would end an agent that is inside a task.
-            _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    set_up(spec)
-    from . import here
-    from .loop import Agent
-
-    here.enter(spec)
-    if spec.go is None:
-        Agent(spec).run()
-        clear_up()
-        return
-    from .spare import wait_turn
-
-    turn = wait_turn(spec)
-    if turn is not None:
-        spec, failure = turn
-        Agent(spec).run(is_initialized=True, failure=failure)
-    clear_up()

@@ -22,7 +22,7 @@ from itertools import starmap
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .._policy.stealing import steal_point, steal_point_of, victims
+from .._policy.stealing import around, choose_victims, steal_point, steal_point_of
 from .._queue import layout as L
 from .._queue import results as R
 from .._queue.arena import Segment, read_function
@@ -31,7 +31,7 @@ from .._queue.deque import ASK, EMPTY, RETRY, STOLEN, Deques
 from .._queue.leases import Leases
 from .._queue.locks import Locks
 from .._queue.result_blocks import COOL_MS
-from . import by_value, here, lines, logs
+from . import by_value, here, lines, logs, surroundings
 from .buffers import load_call
 from .here import facts
 from .itemwise import refusal, run_items, sift
@@ -87,18 +87,19 @@ class Agent:
         barrier = load_barrier() if spec.owners_are_fenced else None
         if spec.owners_are_fenced and barrier is None:
             raise RuntimeError("membarrier() works in the pool's process and not in its agent: what forbids it here?")
-        self.locks = Locks(
-            [lock.fd for lock in spec.locks],
-            spec.geometry.slots,
-            barrier,
-            owner_is_fenced=barrier is not None and register(),
-        )
+        is_fenced = barrier is not None and register()
+        if spec.deques is not None:
+            self.locks = spec.deques.locks
+            self.locks.owner_is_fenced = is_fenced
+        else:
+            fds = [lock.fd for lock in spec.locks]
+            self.locks = Locks(fds, spec.geometry.slots, barrier, owner_is_fenced=is_fenced)
         self.base = self.segment.layout.agent(self.slot)
         rules = self.rules = spec.balancing
         self.for_executor = rules is not None and rules.for_executor
         self.take: Any
         if rules is None:
-            self.deques = Deques(self.words, self.segment.layout, self.locks, steal_point)
+            self.deques = spec.deques or Deques(self.words, self.segment.layout, self.locks, steal_point)
             self.take = self.deques.make_take(self.slot)
         else:
             from .._policy.order import Aging  # here: an agent of a Pool needs neither
@@ -110,7 +111,6 @@ class Agent:
             self.take = make_take(self.deques, self.slot, turns, rules.levels_per_priority)
         self.results = R.ResultWriter(self.segment, self.slot, self.locks, self._wait_for_room)
         self.leases = Leases(self.segment, self.slot, self.locks, self.ring_parent)
-        self.encoder = Encoder()
         self.unusual: list[str] = []
         """What the task at hand has done beside its call, for `serve` to see to: "copied" in a fork of the agent that
         it has made, "nested" where it has submitted tasks."""
@@ -123,8 +123,6 @@ class Agent:
             self.poll.register(spec.parent_watch.fd, select.POLLIN)
         else:
             self.alone_until_ns = 1 << 62
-        for bell in spec.bells:
-            os.set_blocking(bell.fd, False)
 
     has_left = False
     """Its slot, and what is written there, is another's from now on."""
@@ -144,6 +142,7 @@ class Agent:
         words[base + L.PID] = os.getpid()
         words[base + L.SPARE_PID] = words[base + L.SPARE_UP] = 0
         if spec.initializer is not None and not is_initialized:
+            surroundings.set_up()
             try:
                 self.check_parent()  # after PID is known: the Manager saw it, or we see that the parent is dead
                 spec.initializer(*spec.initargs)
@@ -334,6 +333,8 @@ class Agent:
     def run_other(self, chunk: int, offset: int, size: int, number: int, flags: int) -> Any:
         """A chunk that is not a plain call of a known function. Chunks of items give `(values, elapsed ns)`."""
         payload: Any
+        if surroundings.due is not None:
+            surroundings.set_up()
         flags &= L.FLAGS_MASK  # above them stands the class, which is about who may run it
         if flags & L.APART:
             stored = flags & L.IN_BLOCK
@@ -452,6 +453,11 @@ class Agent:
             self.results.write(chunk, R.LOGGED)
         logs.logged.clear()
 
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What pickles that which the plain `pickle.dumps` may not be given. Made when it is needed."""
+        return Encoder()
+
     # -- what tasks submit ------------------------------------------------------------------------------------------
 
     @cached_property
@@ -496,6 +502,7 @@ class Agent:
                 # What nobody else could take is finished first, unless there is a successor.
                 return words[leave] != L.LEAVE_NOW and self.deques.has_work(self.slot)
             if words[told] != words[read]:
+                surroundings.set_up()
                 self.nest.run_idle()
                 return True
             if words[held]:
@@ -565,7 +572,7 @@ class Agent:
     def _is_work_anywhere(self) -> bool:
         """Whether this agent could find something if it looked again."""
         if self.rules is None:
-            return any(map(self.deques.has_work, self._slots))
+            return self.deques.is_any_queued()
         return self.deques.can_get_work(self.slot) if self.rules.steals else self.deques.has_work(self.slot)
 
     def _unpark(self) -> None:
@@ -583,19 +590,22 @@ class Agent:
             self.locks.unlock(self.slot)
 
     def steal_round(self) -> int:
-        """Try every victim once, the longest queue first."""
-        deques, rules = self.deques, self.rules
-        if deques.has_work(self.slot):
+        """Look at the queues of a few that seem to have any, and try those, the longest first.
+
+        The others are tried when these have been emptied meanwhile: whoever parks looks at all.
+        """
+        deques, rules, slot = self.deques, self.rules, self.slot
+        if deques.has_work(slot):
             return STOLEN
-        if rules is None:
-            lengths = [deques.queued(a) for a in self._slots]
-        elif rules.steals:
-            lengths = [deques.queued_at(a, rules.steal_levels) for a in self._slots]
-        else:
+        if rules is not None and not rules.steals:
             return EMPTY
+        levels = None if rules is None else rules.steal_levels
         verdict = EMPTY
-        for victim in victims(lengths, self.slot):
-            found = deques.steal(self.slot, victim)
+        for victim in choose_victims(
+            around(deques.may_have_work(levels), slot),
+            deques.queued if levels is None else lambda other: deques.queued_at(other, levels),
+        ):
+            found = deques.steal(slot, victim)
             if found == STOLEN:
                 return STOLEN
             if found != EMPTY:
@@ -606,16 +616,21 @@ class Agent:
 
     def ring_next(self) -> None:
         """Whoever leaves two or more stealable chunks behind wakes one parked agent, which wakes the next."""
-        words, layout, deques, rules = self.words, self.segment.layout, self.deques, self.rules
-        asleep = [a for a in self._slots if a != self.slot and words[layout.agent(a) + L.PARKED]]
-        if not asleep or (rules is not None and not rules.steals):
+        deques, rules = self.deques, self.rules
+        if self.words[L.FEW]:
+            return  # chunks are short, and the parent sees to it that nobody waits behind one that is not
+        parked = deques.look(L.PARKED)
+        if not any(parked) or (rules is not None and not rules.steals):
             return
         if rules is None:
-            if sum(map(deques.queued, self._slots)) >= 2:
-                self.ring(asleep[0])
-        elif sum(deques.queued_at(a, rules.steal_levels) for a in self._slots) >= 2:
-            for agent in [a for a in asleep if deques.can_get_work(a)][:1]:
-                self.ring(agent)
+            # What lies at those that sleep they were rung for.
+            if deques.queued(self.slot) >= 2 or deques.is_queued(2, beside=parked):
+                self.ring(around([a for a, is_parked in enumerate(parked) if is_parked], self.slot)[0])
+        elif deques.is_queued(2, rules.steal_levels):
+            for agent in around([a for a, is_parked in enumerate(parked) if is_parked], self.slot):
+                if deques.can_get_work(agent):
+                    self.ring(agent)
+                    return
 
     def ring(self, slot: int) -> None:
         """Ring an agent's doorbell. A full pipe means it has been rung enough.
@@ -643,7 +658,7 @@ class Agent:
         """Wait for the doorbell; raises `ParentGone` when the parent is gone."""
         if shared_kept:
             self.forget_shared()
-        if self.results.blocks.is_warm:
+        if self.results.is_warm:
             if self._wait(COOL_MS):
                 return
             self.results.blocks.cool()
@@ -695,6 +710,7 @@ def not_loaded(error: BaseException) -> BaseException:
 
 def finalize(spec: AgentSpec) -> None:
     """Run the user's finalizer. All results are delivered, or about to be: nothing depends on it."""
+    surroundings.set_up()
     try:
         spec.finalizer(*spec.finalargs)
     except BaseException:

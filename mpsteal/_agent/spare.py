@@ -15,7 +15,7 @@ import select
 from .._queue import layout as L
 from .._queue.arena import Segment
 from .._queue.locks import ParentLife
-from . import logs
+from . import logs, surroundings
 from .launch import AgentSpec
 
 LOOK_MS = 500
@@ -43,6 +43,7 @@ def wait_turn(spec: AgentSpec) -> tuple[AgentSpec, BaseException | None] | None:
         return None  # only now: from here on the Manager sees this process
     failure: BaseException | None = None
     if spec.initializer is not None:
+        surroundings.set_up()
         try:
             spec.initializer(*spec.initargs)
         except BaseException as error:

@@ -27,11 +27,27 @@ class Surroundings(NamedTuple):
     levels: tuple[dict[str, int], int] | None
 
 
-def set_up(spec: AgentSpec) -> None:
-    """First thing in an agent's process."""
-    given: Surroundings | None = spec.surroundings
-    if given is None:
+due: AgentSpec | None = None
+"""Not None: `set_up` has to be called before anything of the user's runs."""
+
+
+def begin(spec: AgentSpec) -> None:
+    """First thing in an agent's process. In a fork nothing of the user's has run there yet, and an agent that gets
+    nothing to run saves 0.8 ms, page faults most of it."""
+    global due
+    if spec.surroundings is not None:
+        due = spec
+        if spec.inherited is None:
+            set_up()
+
+
+def set_up() -> None:
+    """Set up what is due."""
+    global due
+    spec, due = due, None
+    if spec is None or spec.surroundings is None:
         return
+    given: Surroundings = spec.surroundings
     inner_threads.set_environment(given.environment)
     if given.inner_threads is not None:
         inner_threads.limit(given.inner_threads)

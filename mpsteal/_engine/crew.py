@@ -33,6 +33,7 @@ from .health import (
     START_KILLS_ALLOWED,
     AgentProcess,
     interrupts_held,
+    make_ready,
     start_process,
 )
 from .spares import Spares
@@ -83,6 +84,10 @@ def _disown() -> None:
 
 
 os.register_at_fork(after_in_child=_disown)
+
+
+def _name(slot: int) -> str:
+    return f"mpsteal-{slot}"
 
 
 class Crew:
@@ -150,9 +155,18 @@ class Crew:
     # -- starting -------------------------------------------------------------------------------------------------
 
     def start_all(self) -> None:
-        """Start an agent in every slot. Raises what starting a process raises; see `abandon`."""
+        """Start an agent in every slot. Raises what starting a process raises; see `abandon`.
+
+        All that can be done before is done before the first of them: a fork leaves every page of this process to be
+        copied when it is next written (2 to 3 us each), and what runs between two forks pays for that once more.
+        """
         for slot in self._slots:
-            self._start(slot)
+            self._tidy(slot)
+        ready = [(slot, self._make_ready(slot)) for slot in self._slots]
+        with interrupts_held():
+            for slot, process in ready:
+                self._launch(slot, process)
+        self._list_processes()
 
     def add(self, slot: int) -> None:
         """Start an agent in a slot that has none. Raises what starting a process raises."""
@@ -166,18 +180,34 @@ class Crew:
             self._watch(agent)
 
     def _start(self, slot: int) -> None:
+        self._tidy(slot)
+        agent = self.spares.take(slot)
+        if agent is not None:
+            self.alive[slot] = agent
+            agent.done_before = self._collector.collected[slot]
+        else:
+            process = self._make_ready(slot)
+            with interrupts_held():
+                self._launch(slot, process)
+        self._list_processes()
+
+    def _tidy(self, slot: int) -> None:
+        """The slot's words, for the next agent."""
         words, base = self._words, self._layout.agent(slot)
         words[base + L.STATE], words[base + L.PARKED], words[base + L.RING_FULL] = L.STARTING, 0, 0
         words[base + L.PID], words[base + L.LEAVE] = 0, slot in self.leaving
         self._hello_missing = self._forks
-        agent = self.spares.take(slot)
-        if agent is not None:
-            self.alive[slot] = agent
-        else:
-            with interrupts_held():  # until it is known: a Ctrl-C in between would leave an agent nobody ends
-                agent = self.alive[slot] = start_process(self._make_process, self._make_spec(slot), f"mpsteal-{slot}")
+
+    def _make_ready(self, slot: int) -> Any:
+        return make_ready(self._make_process, self._make_spec(slot), _name(slot))
+
+    def _launch(self, slot: int, process: Any) -> None:
+        """Inside `interrupts_held`, until it is known: a Ctrl-C in between would leave an agent nobody ends."""
+        agent = self.alive[slot] = start_process(process, slot, _name(slot))
         agent.done_before = self._collector.collected[slot]
-        self.processes = [self.alive[s].process for s in sorted(self.alive)]
+
+    def _list_processes(self) -> None:
+        self.processes = [self.alive[slot].process for slot in sorted(self.alive)]
 
     def forget(self, slot: int) -> bool:
         """Replace no agent that is gone already; False if there is one to wait for."""

@@ -25,6 +25,7 @@ from .._queue.deque import Deques
 from .._queue.leases import LentBlocks
 from .._queue.locks import Locks
 from .._queue.quick import make_ring
+from .brake import Brake
 from .cancel import Cancels
 from .children import Children
 from .jobs import END, WAIT, Job
@@ -43,6 +44,11 @@ FIRST_BATCH, LARGEST_BATCH = 32, 1024
 then they double; else the largest at once. Small batches cost a fence and a look at every agent each (about 10 us);
 large ones let agents wait."""
 
+FIRST_PER_AGENT = 4
+"""Chunks per agent in the first batch, if that is more. Fewer: agents that are rung run dry, and sleep again, while the
+parent still rings others, each of which may take its core (64 agents and naps of 4 ms: one nap for every ring); more:
+the first waits longer."""
+
 
 BATCHES_PER_TURN = 8
 """Batches between two looks at results, deaths and the pool's state. Fewer: more such looks (20 us each) in a flood of
@@ -51,6 +57,9 @@ submits; more: results, `terminate` and `cancel` wait for it (8 batches, 4,064 c
 BATCH_CPU_S = 0.002
 """What a batch beyond the first may take, by what the one before took per chunk (s): arguments that are slow to pickle
 go in small batches. Less: more batches; more: agents run out of work while one is made."""
+
+TELLING = 8
+"""More chunks than this tell what one takes: of fewer it is the batch itself that takes its time."""
 
 TURN_CPU_S = 0.01
 """No further batch in this turn once pickling has computed for so long (s): for arguments that are slow to pickle.
@@ -99,6 +108,8 @@ class Dispatcher(Losses):
         """Those of them whose agents have not been told to leave: they get what is placed. The same list until a Pool
         is resized."""
         self.resizer = Resizer(self)
+        self._dealt: set[int] = set()
+        """Who has been given chunks since somebody was last rung."""
         self._bells = [make_ring(fd) for fd in bells]
         self.words = segment.words
         self.blocks = LentBlocks(segment)
@@ -112,13 +123,16 @@ class Dispatcher(Losses):
         self.names: dict[int, str] = {}
         self.inflight = 0
         self.has_more = False
+        self.brake = Brake(self)
         self.limits = Limits(self)
         self.cancels = Cancels(self)
         self.pages.must_stay = may_run_again
         self.children = Children(self)
         self._known: dict[int, tuple[Any, int]] = {}
         self._carry: tuple[bytes, int, int, Any, Luggage | None] | None = None
-        self._batch = self._affordable = FIRST_BATCH
+        self._batch = self._affordable = max(FIRST_BATCH, FIRST_PER_AGENT * len(slots))
+        self._made = 0.0
+        """When the last batch was pickled and not handed out yet (CPU time of this thread, s)."""
         self._largest = min(1 << 17, segment.layout.geometry.page_bytes // 2)
         """Payloads above this get a block of their own (bytes)."""
 
@@ -129,7 +143,8 @@ class Dispatcher(Losses):
         self.has_more = False
         if not (self.pending or self.jobs or self._carry is not None):
             return True
-        self._batch = FIRST_BATCH if self._has_idle() else self._affordable
+        first = min(LARGEST_BATCH, max(FIRST_BATCH, FIRST_PER_AGENT * len(self.staying)))
+        self._batch = min(first, self._affordable) if self._has_idle() else self._affordable
         now = time.thread_time()
         until = now + TURN_CPU_S
         for _ in range(BATCHES_PER_TURN):
@@ -142,8 +157,8 @@ class Dispatcher(Losses):
             if not self._fill(page):
                 return True
             now = time.thread_time()
-            if self.inflight > sent:
-                affordable = int(BATCH_CPU_S * (self.inflight - sent) / max(1e-9, now - before))
+            if self.inflight > sent + TELLING or self._made - before > BATCH_CPU_S:
+                affordable = int(BATCH_CPU_S * (self.inflight - sent) / max(1e-9, self._made - before))
                 self._affordable = max(FIRST_BATCH, min(LARGEST_BATCH, affordable))
                 self._batch = min(2 * self._batch, self._affordable)
             if now > until:
@@ -153,8 +168,8 @@ class Dispatcher(Losses):
 
     def _has_idle(self) -> bool:
         """Whether any agent waits for work, or will soon: it is asleep, or has not said hello yet."""
-        words, layout = self.words, self.segment.layout
-        return any(words[layout.agent(slot) + L.PARKED] for slot in self.slots)
+        parked = self.deques.look(L.PARKED)
+        return any(parked[slot] for slot in self.slots)
 
     def _can_feed(self, job: Job) -> bool:
         return not job.ended and job.allowance(len(self.staying)) > 0
@@ -190,6 +205,7 @@ class Dispatcher(Losses):
             self._fail_batch(batch, error)
             raise
         if sinks:
+            self._made = time.thread_time()
             self.inflight += len(sinks)
             for i, *block in batch.blocks:
                 page.blocks[first - page.first + i] = block
@@ -502,19 +518,23 @@ class Dispatcher(Losses):
 
     def _place(self, lo: int, hi: int) -> None:
         """Deal a new range to the agents, then ring those that are parked (the mirror of `Agent.find_work`)."""
-        words, layout, deques = self.words, self.segment.layout, self.deques
-        slots = self.staying
-        bases = [layout.agent(a) for a in slots]
+        deques, slots = self.deques, self.staying
         if self.backlog:
             self.backlog.append((lo, hi))
             self.refill()
             return
+        if self.brake.is_on:
+            slots = self.brake.choose() or slots
         if hi - lo >= 8 * len(slots):
             loads = [0] * len(slots)
         else:
             # Neither parked nor still starting: it runs something that a new chunk would have to wait for.
-            busy = [not words[b + L.PARKED] and words[b + L.STATE] == L.READY for b in bases]
-            loads = [busy[i] + deques.queued(a) for i, a in enumerate(slots)]
+            parked, states = deques.look(L.PARKED), deques.look(L.STATE)
+            loads = [not parked[a] and states[a] == L.READY for a in slots]
+            queued = deques.may_have_work()
+            if queued:
+                lengths = {a: deques.queued(a) for a in queued}
+                loads = [load + lengths.get(a, 0) for load, a in zip(loads, slots)]  # noqa: B905
         for i, a, b in split_range(lo, hi, loads):
             self._push(slots[i], a, b)
         self.ring_parked(hi - lo)
@@ -523,7 +543,9 @@ class Dispatcher(Losses):
         slots = self.staying
         first = slots.index(agent) if agent in slots else 0
         for i in range(len(slots)):
-            if self.deques.push(slots[(first + i) % len(slots)], 0, lo, hi):
+            slot = slots[(first + i) % len(slots)]
+            if self.deques.push(slot, 0, lo, hi):
+                self._dealt.add(slot)
                 return
         backlog = self.backlog
         if backlog and backlog[-1][1] == lo:
@@ -572,14 +594,23 @@ class Dispatcher(Losses):
                     return chunk
         return None
 
-    def ring_parked(self, chunks: int) -> None:
-        """Ring as many parked agents as there are chunks for them, after what was queued can be seen."""
+    def ring_parked(self, chunks: int, *, is_urgent: bool = False) -> None:
+        """Ring as many parked agents as there are chunks for them, after what was queued can be seen.
+
+        First those that have just got some: who finds its own need not steal it from one that sleeps.
+
+        Args:
+            is_urgent: also where a few are thought to be enough (`Brake`).
+        """
         self.locks.fence()
-        words, layout = self.words, self.segment.layout
-        for a in self.slots:
+        dealt, self._dealt = self._dealt, set()
+        if self.brake.is_on and not is_urgent:
+            chunks = self.brake.allow(chunks)
+        parked = self.deques.look(L.PARKED)
+        for a in [*sorted(dealt), *[a for a in self.slots if a not in dealt]]:
             if chunks <= 0:
                 return
-            if words[layout.agent(a) + L.PARKED]:
+            if parked[a]:
                 self.ring(a)
                 chunks -= a not in self.frozen
 
@@ -587,8 +618,8 @@ class Dispatcher(Losses):
         """Ring those that are parked while others have something queued: an agent that started before the pool grew
         cannot ring those that came later, and rings the parent instead (the sum may count what is about to start: then
         somebody looks around in vain)."""
-        if self._has_idle():
-            self.ring_parked(sum(map(self.deques.queued, self.slots)))
+        if not self.brake.is_on and self._has_idle():
+            self.ring_parked(sum(map(self.deques.queued, self.deques.may_have_work())))
 
     def ring(self, agent: int) -> None:
         """Ring an agent's doorbell."""
@@ -640,6 +671,7 @@ class Dispatcher(Losses):
         """One round of the loop, before the engine may sleep."""
         if self.resizer.moving:
             self.resizer.move_away()
+        self.brake.turn(now)
         if self.limits.watched:
             self.limits.turn(now)
         if self.cancels.open:
@@ -653,6 +685,7 @@ class Dispatcher(Losses):
         """Points in time (monotonic clock, s) at which `turn` has something to do."""
         return (
             self.limits.due()
+            + self.brake.due()
             + self.cancels.due()
             + self.blocks.due()
             + self.children.due(now)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, popen_fork
 from typing import Any, TypeVar
 
-from .._agent import loop as _preloaded  # noqa: F401  once here, or every forked agent imports it by itself (3 ms)
-from .._agent.launch import AgentSpec, agent_main
+from .._agent.launch import AgentSpec
+from .._agent.main import agent_main
 from .._agent.surroundings import Name
 
 START_FAILURES_ALLOWED = 3
@@ -185,16 +185,20 @@ def interrupts_deferred() -> Iterator[None]:
             before(*came[0])
 
 
-def start_process(make: Callable[..., Any], spec: AgentSpec, name: str) -> AgentProcess:
-    """Start the agent of `spec.slot`; to be called inside `interrupts_held`.
+def make_ready(make: Callable[..., Any], spec: AgentSpec, name: str) -> Any:
+    """The process object of an agent that is to be started."""
+    given = spec.surroundings
+    return make(target=agent_main, args=(spec,), name=name if given is None else Name(name, given.environment))
+
+
+def start_process(process: Any, slot: int, name: str) -> AgentProcess:
+    """Start what `make_ready` has made for a slot; to be called inside `interrupts_held`.
 
     Raises what starting a process raises (OSError when the system refuses).
     """
-    given = spec.surroundings
-    process = make(target=agent_main, args=(spec,), name=name if given is None else Name(name, given.environment))
     try:
         process.start()
-        if given is not None:
+        if isinstance(getattr(process, "name", None), Name):
             process.name = name
     except OSError as error:
         _close_pipes_of_failed_fork(error)
@@ -203,7 +207,7 @@ def start_process(make: Callable[..., Any], spec: AgentSpec, name: str) -> Agent
     if isinstance(pid, int):
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # the child does the same; whoever is first
-    return AgentProcess(spec.slot, process)
+    return AgentProcess(slot, process)
 
 
 def _close_pipes_of_failed_fork(error: OSError) -> None:

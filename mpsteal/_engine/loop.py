@@ -44,6 +44,7 @@ from .events import facts
 from .guard import Guard
 from .health import interrupts_deferred
 from .logs import LogReader, wait_at_exit
+from .quick_thread import QuickThread
 from .recycle import AgentLimits, Recycler
 from .share import share
 from .surroundings import AUTO, Outfitter
@@ -152,7 +153,7 @@ class Engine:
         """One for each thread that is about to write to the wake pipe, which is not closed under its hands."""
         self._fds: list[int] = []
         self._cleanup = contextlib.ExitStack()
-        self.thread: Any = threading.Thread(target=self._run, name="mpsteal-engine", daemon=True)
+        self.thread: Any = QuickThread(target=self._run, name="mpsteal-engine", daemon=True)
         self._fate: dict[str, str] = {}
         """Who comes first decides: the thread that it runs, or a start that failed that it never will."""
         self._gate = threading.Lock()
@@ -231,17 +232,15 @@ class Engine:
         self.dispatcher.attach(self)
         self.vitals = Vitals(self.dispatcher, self._stuck_after_s)
         self.recycler = Recycler(self.dispatcher, self.crew, self._limits)
-        self.crew.start_all()
         self.selector = selectors.DefaultSelector()
         self._cleanup.callback(self.selector.close)
         self.guard = Guard(self.segment, self._lock_fds[-1], self._parent_watch, self.selector, forks=self._forks)
         self._cleanup.callback(self.guard.stop)
         self.selector.register(self._wake_r, selectors.EVENT_READ, ("wake", 0))
-        for slot, (read, _) in self._results.items():
-            self.selector.register(read, selectors.EVENT_READ, ("result", slot))
-        self.crew.watch_all(self.selector)
         if self.logs is not None:
             self.logs.watch(self.selector)
+        self.crew.start_all()  # as late as may be, see there
+        self.crew.watch_all(self.selector)
 
     def _own(self, fd: int) -> int:
         self._fds.append(fd)
@@ -267,8 +266,7 @@ class Engine:
     def _make_spec(self, slot: int) -> AgentSpec:
         if slot not in self._results:
             self._results[slot] = self._pipe()
-            if hasattr(self, "selector"):
-                self.selector.register(self._results[slot][0], selectors.EVENT_READ, ("result", slot))
+            self.selector.register(self._results[slot][0], selectors.EVENT_READ, ("result", slot))
         return AgentSpec(
             slot=slot,
             identity=self.dispatcher.identity(slot),
@@ -288,6 +286,7 @@ class Engine:
             balancing=self._balancing,
             dies_with_starter=self._is_starter and threading.current_thread() in (threading.main_thread(), self.thread),
             inherited=self.segment if self._forks else None,
+            deques=self.deques if self._forks else None,
             surroundings=self._outfitter.outfit(len({*self.slots, slot})),
         )
 
@@ -596,6 +595,8 @@ class Engine:
             self._silence = LOOK_FIRST_S if found else min(LOOK_LAST_S, 2 * self._silence)
             self._look_due = now + self._silence
             self._pace()
+            if found and self._balancing is None:
+                self.dispatcher.brake.observe()
         if rung and self._has_grown:
             self.dispatcher.wake_idle()
         if rung and self.state < STOPPING and (self.recycler.is_needed or self.crew.leaving):

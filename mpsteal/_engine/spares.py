@@ -20,7 +20,7 @@ from .._agent.spare import GO
 from .._queue import layout as L
 from .._queue.arena import Segment
 from .events import facts
-from .health import HELLO_TIMEOUT_S, AgentProcess, interrupts_held, start_process
+from .health import HELLO_TIMEOUT_S, AgentProcess, interrupts_held, make_ready, start_process
 
 logger = logging.getLogger("mpsteal")
 
@@ -63,7 +63,8 @@ class Spares:
             go_read, go_write = os.pipe()
             spec = self._make_spec(slot)._replace(go=Descriptor(go_read))
             with interrupts_held():
-                agent = start_process(self._make_process, spec, f"mpsteal-{slot}")
+                name = f"mpsteal-{slot}"
+                agent = start_process(make_ready(self._make_process, spec, name), slot, name)
                 self._waiting[slot] = agent, go_write
             if self.selector is not None:
                 self.selector.register(agent.open_watch(), selectors.EVENT_READ, ("spare", slot))

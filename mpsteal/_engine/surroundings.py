@@ -46,6 +46,8 @@ class Outfitter:
                 self._cpus = usable_cpus()
         if method == "fork" and threads is not None:
             inner_threads.look()
+        if method == "fork" and reader is not None:
+            logs.prepare()
 
     def outfit(self, agents: int) -> Surroundings:
         """For one more agent; `agents` are there with it."""

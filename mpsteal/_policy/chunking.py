@@ -26,6 +26,11 @@ the bench ended at up to 1.15 of its bound with 30 ms, at up to 1.14 with 20 ms 
 and 3; with 8 ms and 1 the agents waited for the parent where the heaviest came first: 1.06 in place of 1.04)."""
 
 
+AHEAD_AGENTS = 8
+"""With more agents than this as much more is handed out ahead as there are more of them: one parent hears of all (64
+agents and naps of 4 ms, 2 cores: each time it came by, all were out of work). Smaller: a long item is the later, as
+above; larger: agents wait for the parent."""
+
 MEMORY = 0.5
 """Weight of what was known before, when a chunk is observed: the estimate follows an input whose items change."""
 
@@ -63,7 +68,8 @@ class MapCutter:
     def _ahead(self) -> int:
         """Chunks per agent that may be sent and not finished."""
         chunk_ns = max(CHUNK_NS, int(self._mean_ns))
-        return min(CHUNKS_AHEAD_PER_AGENT, max(LEAST_AHEAD_PER_AGENT, AHEAD_NS // chunk_ns))
+        ahead_ns = AHEAD_NS * max(self.agents, AHEAD_AGENTS) // AHEAD_AGENTS
+        return min(CHUNKS_AHEAD_PER_AGENT, max(LEAST_AHEAD_PER_AGENT, ahead_ns // chunk_ns))
 
     def observe(self, items: int, elapsed_ns: int) -> None:
         """A chunk of `items` items took `elapsed_ns`."""

@@ -72,11 +72,15 @@ class Deques:
         self.levels = tuple(range(g.levels - 1, -1, -1))  # highest priority first
         self.steal_levels = self.levels if steal_levels is None else tuple(sorted(steal_levels, reverse=True))
         self._has_classes = g.classes > 0
+        self._notes_spent = g.levels == 1
         self._parent = g.slots
         """Stands for the parent where a mark names its holder's slot."""
         # Every agent makes these anew, and most slots may never be used: so without a Python call for each.
         self._loot_at = layout.in_all_agents(layout.agent(0) + L.LOOT_LO)
-        self._heads_at = list(zip(*(layout.in_all_agents(layout.head(0, level)) for level in self.levels)))  # noqa: B905
+        heads = (layout.in_all_agents(layout.head(0, level)) for level in self.levels)
+        entries = (layout.in_all_agents(layout.entries(0, level)) for level in self.levels)
+        self._heads_at = list(zip(*heads))  # noqa: B905
+        self._entries_at = list(zip(*entries))  # noqa: B905
         self.forget_place: Callable[[], None] = lambda: None
         """Have the next `take` choose its range anew, under the lock: the claim was used for what is in no range.
         `make_take` sets it."""
@@ -126,8 +130,9 @@ class Deques:
         base = lay.agent(slot)
         claim, claim_at, mark = base + L.CLAIM, base + L.CLAIM_AT, base + L.MARK
         loot_lo, loot_hi, loot_level = base + L.LOOT_LO, base + L.LOOT_HI, base + L.LOOT_LEVEL
-        capacity = lay.geometry.entries
+        spent, capacity = base + L.SPENT, lay.geometry.entries
         rings = tuple((lvl, lay.head(slot, lvl), lay.entries(slot, lvl)) for lvl in self.levels)
+        notes_spent = self._notes_spent
         # With several levels another range may come before the one at hand.
         without_lock = self.locks.owner_is_fenced and len(rings) == 1
         range_at = -1
@@ -153,6 +158,7 @@ class Deques:
             if w[mark] and not repair(slot):
                 unlock()
                 return RETRY
+            last = 0
             for level, head_at, entries in rings:
                 at = loot_lo
                 chunk = w[at]
@@ -169,10 +175,16 @@ class Deques:
                         w[head_at] = head
                         at = -1
                     if at < 0:
+                        if notes_spent:
+                            w[spent] = tail
                         continue
+                    if head + 1 == tail and chunk + 1 == w[at + 1] and notes_spent:
+                        last = tail
                 w[claim_at] = at
                 w[claim] = chunk
                 w[at] = chunk + 1
+                if last:
+                    w[spent] = last
                 if without_lock:
                     range_at = at
                 unlock()
@@ -242,6 +254,8 @@ class Deques:
             w[me + L.J_VICTIM] = victim + 1
             w[at + 1] = mid
             self._finish(thief, victim)
+            if mid == lo and self._notes_spent:
+                self._note_spent(victim, at)
             w[him + L.STOLEN_FROM] = w[him + L.STOLEN_FROM] + hi - mid
             w[me + L.CHUNKS_STOLEN] = w[me + L.CHUNKS_STOLEN] + hi - mid
             w[me + L.STEALS] = w[me + L.STEALS] + 1
@@ -258,6 +272,14 @@ class Deques:
         w[me + L.J_VICTIM] = 0
         w[me + L.MARK] = 0
         w[him + L.MARK] = 0
+
+    def _note_spent(self, slot: int, at: int) -> None:
+        """The range there may be empty now: is it the only entry that was not, say so (D-14). Lock held."""
+        w, lay = self.words, self.layout
+        spent_at, entries = lay.agent(slot) + L.SPENT, lay.entries(slot, 0)
+        spent = w[spent_at]
+        if at == entries + 2 * (spent % lay.geometry.entries) and w[at] == w[at + 1]:
+            w[spent_at] = spent + 1
 
     def last_range(self, slot: int, level: int, runner: int | None = None) -> int:
         """Word of the last non-empty range of a level (that `runner` can run, if given), else -1. Lock held.
@@ -485,17 +507,67 @@ class Deques:
         """Whether an agent has anything queued, or could steal something; a hint."""
         if self.has_work(slot):
             return True
-        w = self.words
-        for victim in range(w[L.SLOTS_USED]):
-            if victim != slot and self.has_work(victim):
+        for victim in self.may_have_work(self.steal_levels):
+            if victim != slot:
                 for level in self.steal_levels:
                     if self.last_range(victim, level, slot) >= 0:
                         return True
         return False
 
+    def look(self, word: int) -> list[int]:
+        """The same word of every agent, by slot, as one copy: 1.7 us for 64 agents (0.05 us for each word alone)."""
+        w: Any = self.words
+        lay = self.layout
+        at, step = lay.agents_word + word, lay.agent_words
+        found: list[int] = w[at : at + w[L.SLOTS_USED] * step : step].tolist()
+        return found
+
+    def may_have_work(self, levels: Sequence[int] | None = None) -> list[int]:
+        """Slots where something may be queued on these levels (None: on all), in order: 10 us for 64 agents.
+
+        Whoever has something queued there all the time is among them; entries may turn out to be empty. Rings come
+        first: what thieves move meanwhile goes from there into a loot register, never back.
+        """
+        found: set[int] = set()
+        for level in self.levels if levels is None else levels:
+            at = L.LEVELS_AT + 2 * level
+            befores, tails = self.look(L.SPENT if self._notes_spent else at), self.look(at + 1)
+            if befores != tails:
+                ends = zip(befores, tails)  # noqa: B905
+                found.update([slot for slot, (before, tail) in enumerate(ends) if before != tail])
+        los, his = self.look(L.LOOT_LO), self.look(L.LOOT_HI)
+        if los != his:
+            found.update([slot for slot, (lo, hi) in enumerate(zip(los, his)) if lo < hi])  # noqa: B905
+        return sorted(found) if found else []
+
+    def is_any_queued(self) -> bool:
+        """Whether any agent has anything queued; a hint."""
+        return any(map(self.has_work, self.may_have_work()))
+
+    def is_queued(self, chunks: int, levels: Sequence[int] | None = None, beside: Sequence[int] = ()) -> bool:
+        """Whether so many chunks are queued at all agents together, on these levels (None: on all); a hint.
+
+        Args:
+            beside: by slot, whether to leave an agent out.
+        """
+        for slot in self.may_have_work(levels):
+            if not (beside and beside[slot]):
+                chunks -= self.queued(slot) if levels is None else self.queued_at(slot, levels)
+                if chunks <= 0:
+                    return True
+        return False
+
     def queued(self, slot: int) -> int:
         """Chunks queued at an agent; exact under its lock, else a hint."""
-        return sum([hi - lo for lo, hi in self.ranges(slot)]) if self.has_work(slot) else 0
+        w, at, capacity = self.words, self._loot_at[slot], self.layout.geometry.entries
+        total = max(0, w[at + 1] - w[at])
+        for head_at, entries in zip(self._heads_at[slot], self._entries_at[slot]):  # noqa: B905
+            for i in range(w[head_at], w[head_at + 1]):
+                at = entries + 2 * (i % capacity)
+                chunks = w[at + 1] - w[at]
+                if chunks > 0:
+                    total += chunks
+        return total
 
     def validate(self) -> list[tuple[int, int]]:
         """Re-check D-1 to D-3 while nobody moves; returns all ranges. Raises AssertionError with the facts."""
@@ -506,6 +578,9 @@ class Deques:
                 head_at = lay.head(slot, level)
                 used = w[head_at + 1] - w[head_at]
                 assert 0 <= used <= lay.geometry.entries, f"D-1 agent {slot} level {level}: {used} entries"
+                for i in range(w[head_at], w[lay.agent(slot) + L.SPENT] if self._notes_spent else 0):
+                    at = lay.entries(slot, level) + 2 * (i % lay.geometry.entries)
+                    assert w[at] >= w[at + 1], f"D-14 agent {slot}: entry {i} is spent, and has [{w[at]},{w[at + 1]})"
             base = lay.agent(slot)
             assert w[base + L.MARK] == 0, f"D-3 agent {slot} is marked by {w[base + L.MARK] - 1}"
             assert w[base + L.J_VICTIM] == 0, f"D-3 agent {slot} left a journal"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 MAGIC, STOP = 0, 1
 SLOTS_USED = 2  # by the parent, when an agent is added
 NESTED = 3  # by the parent, once: tasks of this pool submit tasks
+FEW = 4  # by the parent: agents ring nobody
 RING_AFTER_NS, LOOKED_NS = 8, 9  # by the parent, often; a line of their own
 LINGERERS = 16  # to the end of the header: processes that have left their slots and are still there, 0: none
 HEADER_WORDS = 64
@@ -27,6 +28,7 @@ PARKED, RING_FULL, STATE, PID = 16, 17, 18, 19  # written by the agent (the pare
 SPARE_PID, SPARE_UP = 20, 21  # written by the process that is to be the next agent (the parent resets them)
 WAITS, REPLY_HEAD = 22, 23  # written by the agent (the parent resets them)
 MARK, J_VICTIM, J_ENTRY, J_MID, J_HI, J_LEVEL = 24, 25, 26, 27, 28, 29  # under the lock
+SPENT = 30  # the same
 LOOT_LO, LOOT_HI, LOOT_LEVEL = 32, 33, 34  # under the lock, but that the owner moves `lo` without
 STEALS, STEALS_FAILED, CHUNKS_STOLEN, STOLEN_FROM, REPAIRS = 40, 41, 42, 43, 44
 LEVELS_AT = 48  # then HEAD, TAIL per level, then the entries

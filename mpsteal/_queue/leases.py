@@ -62,7 +62,8 @@ class Leases:
     def __init__(self, segment: Segment, slot: int, locks: Locks, ring_parent: Callable[[], None]) -> None:
         self._segment, self._words, self._locks, self._ring = segment, segment.words, locks, ring_parent
         at = segment.layout.leases(slot)
-        self._free = list(range(at, at + segment.layout.geometry.leases))
+        self._unused = range(at, at + segment.layout.geometry.leases)
+        self._free: list[int] = []
         self._live: dict[int, tuple[weakref.ref[mmap.mmap], bool]] = {}
         self._ended_at = segment.layout.agent(slot) + L.LEASES_ENDED
         self._parked_at = segment.layout.agent(slot) + L.PARKED
@@ -73,6 +74,8 @@ class Leases:
     def map(self, offset: int, size: int, *, writable: bool = True) -> mmap.mmap | None:
         """A mapping of a block, on lease; copy-on-write, or for reading alone. None: it has to be copied."""
         with self._lock:
+            self._free.extend(self._unused)  # not before it is needed: few agents need it, and all have to start
+            self._unused = range(0)
             if not self._free or self._is_over:
                 return None
             access = mmap.ACCESS_COPY if writable else mmap.ACCESS_READ

@@ -14,6 +14,7 @@ the ring's size. A result is delivered if and only if the tail has passed its re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from struct import Struct
 from typing import Any
 
@@ -83,8 +84,18 @@ class ResultWriter:
         it is 0. Until then the byte of the segment where a record starts is the tail and `shift`."""
         self.shift = 0
         self.largest = self.size // 4
-        self.blocks = ResultBlocks(segment, slot)
+        self._slot = slot
         self.wait_for_room = wait_for_room
+
+    @cached_property
+    def blocks(self) -> ResultBlocks:
+        """Where large payloads go. Made with the first: few agents need it, and all have to start."""
+        return ResultBlocks(self.segment, self._slot)
+
+    @property
+    def is_warm(self) -> bool:
+        """See `ResultBlocks`."""
+        return "blocks" in self.__dict__ and self.blocks.is_warm
 
     def make_write_small(self) -> Callable[[int, int, int], None]:
         """Commit an INT or VOID: `write` as one closure, since it is paid for every task."""

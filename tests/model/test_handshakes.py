@@ -18,6 +18,7 @@ from scene import Scene
 from world import ModelLocks, Violation, World, explore, explore_randomly, seed
 
 from mpsteal._agent import loop
+from mpsteal._engine.brake import Brake
 from mpsteal._engine.collect import Collector
 from mpsteal._engine.dispatch import Dispatcher
 from mpsteal._engine.resize import Resizer
@@ -41,7 +42,7 @@ class ModelAgent(loop.Agent):
         self.base = scene.layout.agent(slot)
         self.take = self.deques.make_take(slot)
         self.alone_until_ns = 0
-        self.results: Any = SimpleNamespace(blocks=SimpleNamespace(is_warm=False))
+        self.results: Any = SimpleNamespace(is_warm=False)
 
     def ring(self, slot: int) -> None:
         self.world.ring(slot)
@@ -88,6 +89,8 @@ class ModelDispatcher(Dispatcher):
         self.words, self.locks, self.deques = scene.world.words, scene.locks, scene.deques
         self.segment: Any = SimpleNamespace(layout=scene.layout)
         self.backlog = deque()
+        self._dealt = set()
+        self.brake = Brake(self)
         self.frozen = {}
 
     def ring(self, agent: int) -> None:
@@ -179,13 +182,38 @@ def test_as_many_chunks_run_as_there_are_agents_in_random_schedules(memory: str)
         )
 
 
+def inherited(world: World, made_by: type[ModelAgent] = ModelAgent) -> Check:
+    """Two endless chunks come to the same agent, one after the other, and the parent rings for each: as when an agent
+    inherits them. Nobody else was given any, so the parent has nothing to go by but the flags."""
+    scene = Scene(world, 2, entries=4)
+    for slot in range(2):
+        agent = made_by(scene, slot)
+        world.cells[agent.base + L.STATE] = L.READY
+        world.actor(f"agent {slot}", lambda a=agent: a.serve_chunks(endless=True))
+    dispatcher = ModelDispatcher(scene)
+
+    def parent() -> None:
+        for chunk in range(2):
+            scene.deques.push(0, 0, chunk, chunk + 1)
+            dispatcher.ring_parked(1)
+
+    world.actor("parent", parent)
+
+    def check() -> None:
+        started = sorted(chunk for _, what, chunk in world.log if what == "start")
+        assert started == [0, 1], f"all agents sleep or are busy, and only {started} ran"
+
+    return check
+
+
+def test_two_chunks_at_one_agent_are_run_by_two() -> None:
+    explore(inherited, preemptions=1)
+    explore_randomly(inherited, rounds=400, seed=seed(), memory="tso")
+
+
 def test_model_finds_the_flag_cleared_without_a_fence() -> None:
     with pytest.raises(Violation, match="all agents sleep"):
-        explore(
-            lambda w: submit(w, agents=2, batches=BATCHES[1][1], endless=True, made_by=Careless),
-            preemptions=2,
-            memory="tso",
-        )
+        explore(lambda w: inherited(w, Careless), preemptions=2, memory="tso")
 
 
 @pytest.mark.stress
@@ -267,6 +295,51 @@ def test_agent_that_came_later_is_rung_by_the_parent(memory: str) -> None:
 def test_model_finds_an_agent_that_nobody_can_ring() -> None:
     with pytest.raises(Violation, match="all agents sleep"):
         explore(lambda world: grown(world, Mute), preemptions=1)
+
+
+def braked(world: World, agents: int, *, looks: bool = True) -> Check:
+    """The brake is on, so one agent is rung for many chunks, none of which ever ends; and the parent looks whenever
+    anything has changed. Nobody stamps the start of a chunk here, so all that are awake count as stuck."""
+    scene = Scene(world, agents, entries=4)
+    world.cells[L.FEW] = 1
+    for slot in range(agents):
+        agent = ModelAgent(scene, slot)
+        world.cells[agent.base + L.STATE] = L.READY
+        world.actor(f"agent {slot}", lambda a=agent: a.serve_chunks(endless=True))
+    dispatcher = ModelDispatcher(scene)
+    brake = dispatcher.brake
+    brake.is_on, brake._enough = True, 1
+
+    def parent() -> None:
+        me = world.current
+        assert me is not None
+        dispatcher._place(0, agents)
+        while looks:
+            world.attempt()
+            brake._look_at = 0.0
+            brake.turn(1.0)
+            world.wait(lambda: me.news, "something changed", optional=True)
+
+    world.actor("parent", parent)
+
+    def check() -> None:
+        started = sorted(chunk for _, what, chunk in world.log if what == "start")
+        assert started == list(range(agents)), f"all agents sleep or are busy, and only {started} ran"
+
+    return check
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso"])
+def test_braked_chunks_behind_endless_ones_are_run_by_others(memory: str) -> None:
+    if memory == "sc":  # with stores that land late it would take minutes
+        explore(lambda world: braked(world, 2), preemptions=1)
+    for agents in (2, 3):
+        explore_randomly(lambda world, n=agents: braked(world, n), rounds=200, seed=seed(), memory=memory)
+
+
+def test_model_finds_a_brake_that_nobody_lets_go() -> None:
+    with pytest.raises(Violation, match="all agents sleep"):
+        explore(lambda world: braked(world, 2, looks=False), preemptions=1)
 
 
 def full_ring(world: World, results: int, *, fence_works: bool = True) -> Check:

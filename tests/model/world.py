@@ -35,6 +35,7 @@ import os
 import random
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -105,7 +106,9 @@ class Words:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def __getitem__(self, at: int) -> int:
+    def __getitem__(self, at: int | slice) -> Any:
+        if isinstance(at, slice):  # of a memoryview: a view, from which the words are copied one after the other
+            return SimpleNamespace(tolist=lambda: [self.world._load(i) for i in range(*at.indices(len(self)))])
         return self.world._load(at)
 
     def __setitem__(self, at: int, value: int) -> None:
@@ -784,6 +787,7 @@ _AGENT_WORDS = frozenset(
         "J_MID",
         "J_HI",
         "J_LEVEL",
+        "SPENT",
         "LOOT_LO",
         "LOOT_HI",
         "LOOT_LEVEL",

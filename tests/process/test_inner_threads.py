@@ -131,3 +131,30 @@ def test_libraries_use_no_more_wherever_they_were_loaded(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "fork None True\nforkserver  True\nspawn 1 True\n"
+
+
+def write_environment(path: str) -> None:
+    Path(path).write_text(repr(environment()))
+
+
+def test_who_runs_no_task_has_it_for_its_finalizer(open_pool: Open, start_method: str, tmp_path: Path) -> None:
+    """Agents are given it no sooner than anything of the user's runs there."""
+    path = tmp_path / "seen"
+    pool = open_pool(1, start_method, finalizer=write_environment, finalargs=(str(path),))
+    pool.close()
+    pool.join()
+    assert path.read_text() == repr(everywhere(8))
+
+
+def test_the_initializer_sees_it(open_pool: Open, start_method: str, tmp_path: Path) -> None:
+    path = tmp_path / "seen"
+    pool = open_pool(1, start_method, initializer=write_environment, initargs=(str(path),))
+    assert pool.apply(environment) == everywhere(8)
+    assert path.read_text() == repr(everywhere(8))
+
+
+def test_what_agents_are_given_reaches_programs_that_tasks_start(open_pool: Open) -> None:
+    told = open_pool(1, "fork").apply(subprocess.check_output, (["env"],)).decode()
+    assert {line for line in told.splitlines() if line.partition("=")[0] in VARIABLES} == {
+        f"{name}={value}" for name, value in everywhere(8).items()
+    }

@@ -20,7 +20,7 @@ CONFIG: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text())
 
 NOT_TUNABLE = {
     ("_agent/loop", "EXIT_BROKEN"),  # an exit code
-    ("_agent/launch", "PR_SET_PDEATHSIG"),  # a number of the kernel's
+    ("_agent/main", "PR_SET_PDEATHSIG"),  # a number of the kernel's
     ("_queue/arena", "MFD_NOEXEC_SEAL"),  # another
     ("_queue/leases", "MADV_POPULATE_WRITE"),  # one more
     ("_engine/urgent", "GROUP_SHIFT"),  # how two numbers share a word

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpsteal._policy import chunking, placement, stealing
+from mpsteal._policy import chunking, placement, stealing, waking
 
 agents = st.integers(1, 64)
 
@@ -176,3 +176,55 @@ def test_even_pieces_make_up_the_range(lo: int, hi: int, agents: int) -> None:
     assert [c for _, a, b in pieces for c in range(a, b)] == list(range(lo, hi))
     assert len({agent for agent, _, _ in pieces}) == len(pieces) <= agents
     assert max((b - a for _, a, b in pieces), default=0) <= -(-(hi - lo) // agents)
+
+
+# -- many agents ------------------------------------------------------------------------------------------------------
+
+
+def test_a_thief_looks_at_few_queues_however_many_there_are() -> None:
+    looked: list[int] = []
+
+    def length(slot: int) -> int:
+        looked.append(slot)
+        return slot % 5
+
+    found = stealing.choose_victims(stealing.around(range(1_000), 499), length)
+    assert looked == list(range(500, 510)), "the nearest after it, two of which have nothing"
+    assert found == [504, 509, 503, 508, 502, 507, 501, 506], "the longest first, the nearest of equals"
+
+
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(0, 30))
+def test_a_thief_finds_whoever_has_a_queue(lengths: list[int], thief: int) -> None:
+    found = stealing.choose_victims(stealing.around(range(len(lengths)), thief), lengths.__getitem__)
+    worth = {slot for slot, n in enumerate(lengths) if n and slot != thief}
+    assert set(found) <= worth
+    assert len(found) == min(len(worth), stealing.LOOKS)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "each_ns", "verdict"),
+    [
+        pytest.param([0, 0], [0, 0], None, id="nothing ran"),
+        pytest.param([16, 16], [1_000, 2_000], True, id="all short"),
+        pytest.param([3, 3], [1_000, 1_000], None, id="too few to tell"),
+        pytest.param([1, 0], [10_000_000, 0], False, id="one long one tells"),
+        pytest.param([20, 20, 20], [1_000, 1_000, 500_000], True, id="one has lost its core"),
+        pytest.param([20, 20, 20], [1_000, 90_000, 500_000], False, id="most are long"),
+        pytest.param([20, 0, 0, 20], [1_000, 0, 0, 40_000], True, id="the lower one of two"),
+    ],
+)
+def test_chunks_are_short(chunks: list[int], each_ns: list[int], verdict: bool | None) -> None:
+    assert waking.are_short(chunks, [n * ns for n, ns in zip(chunks, each_ns, strict=True)]) is verdict
+
+
+@pytest.mark.parametrize(("agents", "ahead"), [(2, 3), (8, 3), (16, 7), (64, 30)])
+def test_more_is_handed_out_ahead_where_there_are_many_agents(agents: int, ahead: int) -> None:
+    cutter = chunking.MapCutter(1_000_000, agents)
+    probes = chunking.PROBES_PER_AGENT * agents
+    assert [cutter.next_size() for _ in range(probes)] == [1] * probes
+    for _ in range(probes):
+        cutter.observe(1, 4_000_000)
+    sent = 0
+    while cutter.next_size():
+        sent += 1
+    assert sent == ahead * agents

@@ -1,0 +1,88 @@
+"""Short chunks and more agents than cores: few agents are woken, and yet nothing stays behind a long one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from gates import Gates, pass_gate
+from waiting import wait_idle, wait_until
+
+import mpsteal
+from mpsteal._queue import layout as L
+
+Open = Callable[..., mpsteal.Pool]
+AGENTS = 8
+
+
+def put_on(pool: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The brake, on for good, as on a machine with two cores."""
+    engine = pool._engine
+    brake = engine.dispatcher.brake
+    wait_idle(pool)
+    monkeypatch.setattr(brake, "observe", lambda: None)
+
+    def turn_on() -> None:
+        brake._enough, brake.is_on = 2, True
+        engine.words[L.FEW] = 1
+
+    engine.call(turn_on)
+    return brake
+
+
+def test_as_many_tasks_run_as_there_are_agents(
+    open_pool: Open, start_method: str, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may wait for each other."""
+    gate = gates("held")
+    pool = open_pool(AGENTS, start_method)
+    put_on(pool, monkeypatch)
+    held = pool.map_async(pass_gate, [gate] * AGENTS, chunksize=1)
+    gate.wait_arrived(AGENTS)
+    gate.open()
+    assert held.get() == [None] * AGENTS
+
+
+def test_what_stands_behind_long_tasks_is_run_by_others(
+    open_pool: Open, start_method: str, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = gates("held")
+    pool = open_pool(AGENTS, start_method)
+    put_on(pool, monkeypatch)
+    for _ in range(AGENTS - 1):
+        held = pool.apply_async(pass_gate, (gate,))
+        behind = [pool.apply_async(abs, (-i,)) for i in range(20)]
+        assert [result.get() for result in behind] == list(range(20))
+        assert not held.ready()
+    gate.open()
+
+
+def test_few_agents_run_what_is_short(open_pool: Open, start_method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpsteal._engine.brake.STUCK_NS", 1 << 60)  # else one that loses its core is replaced
+    pool = open_pool(AGENTS, start_method)
+    put_on(pool, monkeypatch)
+    rung: list[int] = []
+    ring = pool._engine.dispatcher.ring
+    monkeypatch.setattr(pool._engine.dispatcher, "ring", lambda slot: (rung.append(slot), ring(slot)))
+    assert pool.map(abs, range(-400, 0), chunksize=1) == list(range(400, 0, -1))
+    wait_idle(pool)
+    assert set(rung) <= {0, 1}, "nobody is stuck, and two are enough"
+
+
+def test_brake_is_let_go_where_chunks_are_long(open_pool: Open, start_method: str) -> None:
+    pool = open_pool(AGENTS, start_method)
+    wait_idle(pool)
+    engine = pool._engine
+    brake = engine.dispatcher.brake
+
+    def turn_on() -> None:
+        brake.observe()
+        brake._enough, brake.is_on = 2, True
+        engine.words[L.FEW] = 1
+
+    engine.call(turn_on)
+    assert pool.map(time.sleep, [0.001] * 4, chunksize=1) == [None] * 4
+    wait_until(lambda: not engine.words[L.FEW], "the brake let go")
+    assert not brake.is_on
