@@ -11,7 +11,6 @@ thread (the engine, a feeder) which waits for that lock.
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from ._engine.dispatch import explain_pickling
 from ._engine.jobs import WAIT
 from ._engine.terms import NO_TERMS, Terms
+from ._engine.waits import in_parts
 from ._policy.chunking import CHUNK_NS, MapCutter
 
 if TYPE_CHECKING:
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _Results = TypeVar("_Results", bound="IMapIterator[Any]")
-
-LOST_SIGNAL_S = 0.1
-"""First part of a wait (s). A signal that comes while the interpreter hands its lock to another thread, on the way
-into `acquire`, is not noticed before the thread runs again: a Ctrl-C just when `map` began to wait was lost for ever
-(once in 120 runs, Python 3.10). Shorter wakes for nothing, longer reacts later."""
 
 
 class _Waitable:
@@ -74,10 +69,9 @@ class _Waitable:
                 self._waited = True
                 if not self._is_done():
                     pool._engine.set_pace()
-                    left = math.inf if timeout is None else timeout
-                    if not gate.acquire(timeout=min(left, LOST_SIGNAL_S)) and left > LOST_SIGNAL_S:
-                        left = min(left - LOST_SIGNAL_S, threading.TIMEOUT_MAX)
-                        gate.acquire(timeout=-1 if timeout is None else left)
+                    for part in in_parts(timeout):
+                        if gate.acquire(timeout=part):
+                            break
             finally:
                 with contextlib.suppress(ValueError):
                     waiting.remove(entry)  # timed out, or interrupted

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .events import facts
+from .waits import in_parts
 
 logger = logging.getLogger("mpsteal")
 
@@ -29,7 +30,10 @@ def join(thread: threading.Thread, is_over: Callable[[], bool]) -> None:
     Once a signal handler has raised in `Thread.join`, that takes the thread for ended, and returns at once ever after
     (CPython 3.10 to 3.12, by what bpo-45274 brought).
     """
-    thread.join()
+    for part in in_parts(None):
+        thread.join(part)
+        if not thread.is_alive():
+            break
     while not is_over():
         time.sleep(0.005)
 

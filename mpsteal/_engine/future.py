@@ -21,6 +21,7 @@ from concurrent.futures import _base as futures
 from typing import Any, TypeVar
 
 from ..errors import TaskCancelledError
+from .waits import in_parts
 
 _T = TypeVar("_T")
 
@@ -231,6 +232,16 @@ class _Watch(threading.Condition):
         key = id(future)
         forget = _watches.pop  # the name may be gone when the interpreter ends
         self._gone = weakref.ref(future, lambda _: forget(key, None))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As that of a `Condition`, in parts; true once the future is over, too: it may be told between two parts."""
+        for part in in_parts(timeout):
+            if super().wait(part):
+                return True
+            future = self._gone()
+            if future is not None and future._state in _ENDED:
+                return True
+        return False
 
 
 _watches: dict[int, _Watch] = {}

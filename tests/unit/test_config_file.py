@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import itertools
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ NOT_TUNABLE = {
 }
 
 
+@cache
 def defaults() -> dict[tuple[str, str], Any]:
     """Every tunable in the code: a public numeric constant with an explanation right below it."""
     found: dict[tuple[str, str], Any] = {}
