@@ -127,6 +127,7 @@ class Progress:
 
     def __init__(self, left: Sequence[tuple[Row, str, int]], before: Sequence[Mapping[str, Any]]) -> None:
         self.pairs = [(row.name, name) for row, name, _ in left]
+        self.main = {row.name: row.main or row.figures[0].key for row, _, _ in left}
         self.took: dict[tuple[str, str], float] = {(run["row"], run["pool"]): run["seconds"] for run in before}
         self.done = 0
         self.bar: Any = None
@@ -149,8 +150,8 @@ class Progress:
     def tell(self, run: Run, seconds: float) -> None:
         self.took[run.row, run.pool] = seconds
         self.done += 1
-        first = next(iter(run.figures.items()), ("", 0.0))
-        words = run.error or f"{first[0]} {short(first[1])}"
+        main = self.main[run.row]
+        words = run.error or f"{main} {short(run.figures[main])}"
         left = self.left_s()
         left_words = f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left"
         line = f"{run.row} {run.pool} round {run.round + 1}: {words}"[:110]

@@ -1,4 +1,4 @@
-"""Prints the tables of `docs/explanation/side-by-side.md` from the stored reference run in `bench/results/`.
+"""Prints the tables of `docs/explanation/side-by-side.md` from the stored reference runs in `bench/results/`.
 
 python docs/suite_table.py           print them
 python docs/suite_table.py --write   put them in the page, between its markers
@@ -17,18 +17,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `bench` lies bes
 
 from _markers import fill_between
 
-from bench import _stored
+from bench import _growth, _stored
 from bench._report import DISTURBED_CORES, short
 from bench._stored import BEST, Cell
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = ROOT / "bench/results/suite-2-cores.json"
+GROWTH = ROOT / "bench/results/growth-2-cores.json"
 DOORS = ("mpsteal", "mpsteal-executor", "mpsteal-scheduler")
 NO_PEERS = ("serial", "stock", "stock" + BEST, *DOORS)
-PLACES = {
-    "suite": ROOT / "docs/explanation/side-by-side.md",
-    "peers": ROOT / "docs/explanation/side-by-side.md",
-}
+PAGE = ROOT / "docs/explanation/side-by-side.md"
+PLACES = {"suite": PAGE, "peers": PAGE, "growth": PAGE}
 """Where each part stands, between ``<!-- suite: NAME -->`` and ``<!-- end: NAME -->``."""
 
 
@@ -109,8 +108,27 @@ def peers(data: Mapping[str, Any]) -> Iterator[str]:
         yield _line(row["name"], *cells)
 
 
+def growth(data: Mapping[str, Any]) -> Iterator[str]:
+    """What a task costs by how many there are, and a makespan by how many agents; a table for each kind."""
+    names = _stored.labels(data)
+    yield _about(data, GROWTH)
+    for kind in _growth.kinds(data):
+        yield ""
+        yield f"**{kind.question}** {_growth.sentence(kind, names)} {kind.limits}."
+        yield ""
+        found = {curve.target: dict(curve.spreads()) for curve in kind.curves}
+        yield from _head(f"{kind.over}: {kind.caption}", *(names[target] for target in found))
+        for size in sorted({size for points in found.values() for size in points}):
+            cells = (points.get(size) for points in found.values())
+            yield _line(_growth.count(size), *(short(point.median) if point else "" for point in cells))
+
+
+PARTS = {"suite": (suite, SUITE), "peers": (peers, SUITE), "growth": (growth, GROWTH)}
+
+
 def make(name: str) -> str:
-    return "\n".join({"suite": suite, "peers": peers}[name](_stored.read(SUITE)))
+    part, path = PARTS[name]
+    return "\n".join(part(_stored.read(path)))
 
 
 def fill(text: str, name: str) -> str:

@@ -352,3 +352,13 @@ def test_bench_is_found_where_no_folder_is_on_the_path(monkeypatch: pytest.Monke
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
     (row,) = _rows.select(["imap"], exact=True)
     assert not _run.measure_once(row, "serial", 0, quick=True, cores=1).error
+
+
+def test_progress_tells_the_figure_that_stands_for_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """Wall times of targets that were given different numbers of items say nothing beside each other."""
+    (row,) = _rows.select(["map"], exact=True)
+    assert row.main != row.figures[0].key
+    progress = _suite_table.Progress([(row, "stock", 0)], [])
+    progress.bar = None
+    progress.tell(_run.Run("map", "stock", 0, {row.figures[0].key: 77.0, row.main: 0.25}), 1.0)
+    assert capsys.readouterr().err == f"[1/1, 0 s left] map stock round 1: {row.main} 0.25\n"
