@@ -107,7 +107,7 @@ def _row(name: str, title: str, measure: Callable[[Setup], dict[str, float]], bo
     if "gb_s" in title:
         figures.append(Figure("gb_s", "moved", "GB/s", better="higher"))
         title = title.replace(" gb_s", "")
-    needs = frozenset({MAP if name.endswith(("map", "map1")) else IMAP})
+    needs = frozenset({MAP if name.endswith(("-map", "-map1")) else IMAP})
     package = "" if "bytes" in name else "numpy"
     return Row(name, title, measure, tuple(figures), limit_s=300, needs=needs, package=package)
 

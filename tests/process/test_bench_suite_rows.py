@@ -47,6 +47,12 @@ def test_suite_has_the_new_rows() -> None:
     assert {"dag-random", "priorities", "job-queens"} <= {row.name for row in NEW} & set(suite.QUICK_ROWS)
 
 
+def test_lazy_row_is_for_those_that_have_a_lazy_map() -> None:
+    lazy = [row for row in _rows.SUITE if row.name.endswith("imap")]
+    assert {"imap", "large-partial-bytes-imap"} <= {row.name for row in lazy}
+    assert all(_targets.IMAP in row.needs for row in lazy)
+
+
 # -- graphs ---------------------------------------------------------------------------------------------------------
 
 
