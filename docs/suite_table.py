@@ -66,7 +66,7 @@ def _about(data: Mapping[str, Any], path: Path) -> str:
     rounds = sorted({run["round"] for run in runs})
     disturbed = sum(run["others_cores"] > DISTURBED_CORES for run in runs)
     return (
-        f"Reference run of {data['made'][:10]}, `{data['command']}`: {len(rounds)} rounds, Python {machine['python']}, "
+        f"Reference run of {data['made'][:10]}, `{data['command']}`: {len(rounds)} round{'s' if len(rounds) > 1 else ''}, Python {machine['python']}, "
         f"{machine['system']}, {machine['processor']}, {machine['cores_usable']} cores, {len(runs)} runs, of them "
         f"{disturbed} while other programs used more than {DISTURBED_CORES} core; the file is "
         f"[bench/results/{path.name}](../../bench/results/{path.name})."
@@ -109,8 +109,10 @@ def peers(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def growth(data: Mapping[str, Any]) -> Iterator[str]:
-    """What a task costs by how many there are, and a makespan by how many agents; a table for each kind."""
-    names = _stored.labels(data)
+    """What a task costs by how many there are, and a makespan by how many agents; a table for each kind. Empty: not
+    measured, since one run would take minutes."""
+    names, cells = _stored.labels(data), _stored.cells(data)
+    limit = f"over {data['settings']['limit_s']:.0f} s"
     yield _about(data, GROWTH)
     for kind in _growth.kinds(data):
         yield ""
@@ -118,9 +120,13 @@ def growth(data: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         found = {curve.target: dict(curve.spreads()) for curve in kind.curves}
         yield from _head(f"{kind.over}: {kind.caption}", *(names[target] for target in found))
-        for size in sorted({size for points in found.values() for size in points}):
-            cells = (points.get(size) for points in found.values())
-            yield _line(_growth.count(size), *(short(point.median) if point else "" for point in cells))
+        for row in (row["name"] for row in data["rows"] if row["name"].startswith(f"{kind.name}-")):
+            size = int(float(row.removeprefix(f"{kind.name}-")))
+            words = []
+            for target, points in found.items():
+                late = (row, target) in cells and all("no answer" in e for e in cells[row, target].errors)
+                words.append(short(points[size].median) if size in points else limit if late else "")
+            yield _line(_growth.count(size), *words)
 
 
 PARTS = {"suite": (suite, SUITE), "peers": (peers, SUITE), "growth": (growth, GROWTH)}
