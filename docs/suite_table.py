@@ -63,10 +63,11 @@ def _figure(row: Mapping[str, Any]) -> str:
 
 def _about(data: Mapping[str, Any], path: Path) -> str:
     machine, runs = data["machine"], data["runs"]
-    rounds = sorted({run["round"] for run in runs})
+    count = len({run["round"] for run in runs})
+    rounds = "1 round" if count == 1 else f"{count} rounds"
     disturbed = sum(run["others_cores"] > DISTURBED_CORES for run in runs)
     return (
-        f"Reference run of {data['made'][:10]}, `{data['command']}`: {len(rounds)} round{'s' if len(rounds) > 1 else ''}, Python {machine['python']}, "
+        f"Reference run of {data['made'][:10]}, `{data['command']}`: {rounds}, Python {machine['python']}, "
         f"{machine['system']}, {machine['processor']}, {machine['cores_usable']} cores, {len(runs)} runs, of them "
         f"{disturbed} while other programs used more than {DISTURBED_CORES} core; the file is "
         f"[bench/results/{path.name}](../../bench/results/{path.name})."
