@@ -25,6 +25,10 @@ LOOK_S = 0.002
 """How often the engine looks, while the brake is on and something is queued, whether somebody is stuck (s). Shorter: it
 takes a core from those who work; longer: what stands behind a long chunk waits longer."""
 
+AGAIN_S = 0.05
+"""The next look where nothing seemed to be queued, while chunks are in flight (s): lengths are read one after the other,
+so what moves meanwhile may be missed. Shorter wakes for nothing; longer: what was missed waits longer."""
+
 LEAST = 2
 """Agents that are woken however few cores there are: one may be stuck."""
 
@@ -84,7 +88,12 @@ class Brake:
         self.is_on, self._look_at = False, None
         dispatcher = self._dispatcher
         dispatcher.words[L.FEW] = 0
+        dispatcher.locks.fence()  # who steals from here on rings the next, or we see what it has
         dispatcher.ring_parked(self._queued())
+
+    def stop(self) -> None:
+        """The agents are told to leave: nothing is due any more."""
+        self._look_at = None
 
     def _queued(self) -> int:
         deques = self._dispatcher.deques
@@ -99,7 +108,10 @@ class Brake:
         return [
             a
             for a in self._dispatcher.staying
-            if not parked[a] and states[a] == L.READY and (claims[a] == L.NONE or started[a] > since)
+            if not parked[a]
+            and states[a] == L.READY
+            and a not in self._dispatcher.frozen
+            and (claims[a] == L.NONE or started[a] > since)
         ]
 
     def choose(self) -> list[int] | None:
@@ -130,7 +142,14 @@ class Brake:
         queued = self._queued()
         if queued:
             self._look_at = now + LOOK_S
-            parked = sum(map(bool, dispatcher.deques.look(L.PARKED)))
+        elif self.is_on and dispatcher.inflight:
+            self._look_at = now + AGAIN_S
+        if queued:
+            all_parked = dispatcher.deques.look(L.PARKED)
+            parked = sum(bool(all_parked[a]) for a in dispatcher.staying)
+            if self.is_on and not parked:
+                self._release()  # nobody is left to be held back
+                return
             stuck = len(dispatcher.staying) - parked - len(self._getting_on())
             if parked and stuck > 0:
                 dispatcher.ring_parked(min(queued, stuck), is_urgent=True)

@@ -664,6 +664,7 @@ class Engine:
         self.state = max(self.state, state)
         self.crew.spares.drop_all()
         self.crew.expect_end()
+        self.dispatcher.brake.stop()
         self.words[L.STOP] = 2 if state == TERMINATING else 1
         for slot in self.slots:
             self.dispatcher.ring(slot)

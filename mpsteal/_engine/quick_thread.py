@@ -34,7 +34,8 @@ class QuickThread(threading.Thread):
 
     def is_alive(self) -> bool:
         """Whether it has been started and has not ended."""
-        return super().is_alive() or (self._event is not None and not self._event.is_set())
+        # In this order: it may begin between the two.
+        return (self._event is not None and not self._event.is_set()) or super().is_alive()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for its end, but for no longer than `timeout` in seconds."""

@@ -2,7 +2,8 @@
 
 A signal that comes while the interpreter hands its lock to another thread, on the way into a wait, is not noticed
 before the waiting thread runs again: a Ctrl-C just as `map` began to wait was lost for ever (once in 120 runs, Python
-3.10), and one that came just as the second of two parts began, once in 300 (3.11). So no wait is longer than a part.
+3.10), and one that came just as the second of two parts began, once in 300 (3.11). So who waits for results or for the
+end waits in parts.
 """
 
 from __future__ import annotations

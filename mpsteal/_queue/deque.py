@@ -537,7 +537,7 @@ class Deques:
                 found.update([slot for slot, (before, tail) in enumerate(ends) if before != tail])
         los, his = self.look(L.LOOT_LO), self.look(L.LOOT_HI)
         if los != his:
-            found.update([slot for slot, (lo, hi) in enumerate(zip(los, his)) if lo < hi])  # noqa: B905
+            found.update([slot for slot, (lo, hi) in enumerate(zip(los, his)) if lo != hi])  # noqa: B905
         return sorted(found) if found else []
 
     def is_any_queued(self) -> bool:
@@ -551,7 +551,7 @@ class Deques:
             beside: by slot, whether to leave an agent out.
         """
         for slot in self.may_have_work(levels):
-            if not (beside and beside[slot]):
+            if slot >= len(beside) or not beside[slot]:  # it may have come since
                 chunks -= self.queued(slot) if levels is None else self.queued_at(slot, levels)
                 if chunks <= 0:
                     return True

@@ -90,6 +90,7 @@ class ModelDispatcher(Dispatcher):
         self.segment: Any = SimpleNamespace(layout=scene.layout)
         self.backlog = deque()
         self._dealt = set()
+        self.inflight = 0
         self.brake = Brake(self)
         self.frozen = {}
 
