@@ -26,7 +26,7 @@ LOOK_S = 0.002
 takes a core from those who work; longer: what stands behind a long chunk waits longer."""
 
 AGAIN_S = 0.05
-"""The next look where nothing seemed to be queued, while chunks are in flight (s): lengths are read one after the other,
+"""The next look where nothing seemed to be queued, while chunks are in flight (s): lengths are read one after another,
 so what moves meanwhile may be missed. Shorter wakes for nothing; longer: what was missed waits longer."""
 
 LEAST = 2
@@ -45,6 +45,7 @@ class Brake:
         self.is_on = False
         self._enough = 0
         self._look_at: float | None = None
+        self._has_stopped = False
         self._done: list[int] = []
         self._busy: list[int] = []
 
@@ -92,8 +93,8 @@ class Brake:
         dispatcher.ring_parked(self._queued())
 
     def stop(self) -> None:
-        """The agents are told to leave: nothing is due any more."""
-        self._look_at = None
+        """The agents are told to leave: nothing is due any more, whatever is still settled for those that die."""
+        self._look_at, self._has_stopped = None, True
 
     def _queued(self) -> int:
         deques = self._dispatcher.deques
@@ -127,7 +128,7 @@ class Brake:
 
     def allow(self, chunks: int) -> int:
         """How many may be rung for so many chunks."""
-        if self._look_at is None:
+        if self._look_at is None and not self._has_stopped:
             self._look_at = time.monotonic() + LOOK_S
         return min(chunks, max(0, self.enough - len(self._getting_on())))
 

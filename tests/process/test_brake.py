@@ -86,3 +86,51 @@ def test_brake_is_let_go_where_chunks_are_long(open_pool: Open, start_method: st
     assert pool.map(time.sleep, [0.001] * 4, chunksize=1) == [None] * 4
     wait_until(lambda: not engine.words[L.FEW], "the brake let go")
     assert not brake.is_on
+
+
+def test_what_one_look_misses_the_next_one_finds(
+    open_pool: Open, start_method: str, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths are read one after another, so a chunk that moves meanwhile may seem to be nowhere."""
+    gate = gates("held")
+    pool = open_pool(AGENTS, start_method)
+    brake = put_on(pool, monkeypatch)
+    real, missed = brake._queued, []
+
+    def miss_some() -> int:
+        if len(missed) < 3:
+            missed.append(True)
+            return 0
+        return int(real())
+
+    monkeypatch.setattr(brake, "_queued", miss_some)
+    held = pool.map_async(pass_gate, [gate] * AGENTS, chunksize=1)
+    gate.wait_arrived(AGENTS)
+    gate.open()
+    assert held.get() == [None] * AGENTS
+
+
+def test_brake_is_let_go_where_nobody_is_left_to_wake(
+    open_pool: Open, start_method: str, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = gates("held")
+    pool = open_pool(AGENTS, start_method)
+    brake = put_on(pool, monkeypatch)
+    held = pool.map_async(pass_gate, [gate] * (3 * AGENTS), chunksize=1)
+    gate.wait_arrived(AGENTS)
+    wait_until(lambda: not pool._engine.words[L.FEW], "the brake let go")
+    assert not brake.is_on and not brake.due()
+    gate.open()
+    assert held.get() == [None] * (3 * AGENTS)
+
+
+def test_nothing_is_due_once_the_agents_were_told_to_leave(
+    open_pool: Open, start_method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks any more, and what stays due would keep the engine from sleeping."""
+    pool = open_pool(AGENTS, start_method)
+    brake = put_on(pool, monkeypatch)
+    pool._engine.call(lambda: setattr(brake, "_look_at", time.monotonic() + 1000))
+    pool.terminate()
+    pool.join()
+    assert not brake.due()
