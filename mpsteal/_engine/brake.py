@@ -143,9 +143,6 @@ class Brake:
         queued = self._queued()
         if queued:
             self._look_at = now + LOOK_S
-        elif self.is_on and dispatcher.inflight:
-            self._look_at = now + AGAIN_S
-        if queued:
             all_parked = dispatcher.deques.look(L.PARKED)
             parked = sum(bool(all_parked[a]) for a in dispatcher.staying)
             if self.is_on and not parked:
@@ -154,6 +151,8 @@ class Brake:
             stuck = len(dispatcher.staying) - parked - len(self._getting_on())
             if parked and stuck > 0:
                 dispatcher.ring_parked(min(queued, stuck), is_urgent=True)
+        elif self.is_on and dispatcher.inflight:
+            self._look_at = now + AGAIN_S
 
     def due(self) -> list[float]:
         """When `turn` has something to do (monotonic clock, s)."""
