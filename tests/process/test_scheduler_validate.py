@@ -108,7 +108,12 @@ def test_what_is_broken_is_found(
     full: tuple[WorkStealingScheduler, Any], damage: Callable[[Any], None], which: str
 ) -> None:
     scheduler, _ = full
-    scheduler._engine.validate()
-    damage(scheduler._dispatcher)
+    engine = scheduler._engine
+
+    def damage_and_validate() -> None:
+        damage(scheduler._dispatcher)
+        engine.validate()
+
+    engine.validate()
     with pytest.raises(AssertionError, match=rf"^({which}) "):
-        scheduler._engine.validate()
+        engine.call(damage_and_validate)  # in the engine's thread: else the rest of its turn may write HELD anew
