@@ -6,6 +6,7 @@ What runs in that process, and why there is one, is told in `_queue/manager.py`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -32,24 +33,25 @@ AGAIN_FIRST_S, AGAIN_LAST_S = 0.01, 10.0
 """Pause before the next one, doubled with each that dies: one death is an accident, and a process that cannot live
 must not keep the engine busy."""
 
+PLACES = ("/tmp", "/var/tmp", "/usr/tmp", os.curdir)
+"""Where temporary files go if the environment does not say it, in the order of `tempfile`."""
+
 GRACE_MS = 1000
 """How long the end of a pool waits for its Manager to leave before it is killed (ms); it takes about 1 ms."""
 
 
-def _make_temporary_folder() -> str:
-    """`tempfile.mkdtemp`, without the file by which `tempfile` first tries whether it can write: whoever is killed in
-    that moment leaves it behind. Raises `OSError` if there is no place for it.
+def _name_folder() -> str:
+    """Where the Manager's folder is to be; nothing is made. Raises `OSError` if there is no place for it.
+
+    Not `tempfile.mkdtemp`: that makes it, and before that a file, to see whether it can write. Whoever is killed before
+    its Manager is there leaves both behind.
     """
-    if tempfile.tempdir is not None:
-        return tempfile.mkdtemp(prefix="mpsteal-")
     named = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
-    error = OSError("no usable temporary directory")
-    for place in (*named, "/tmp", "/var/tmp", "/usr/tmp", os.curdir):  # as `tempfile` has it
-        try:
-            return tempfile.mkdtemp(prefix="mpsteal-", dir=os.path.abspath(place))
-        except OSError as failed:
-            error = failed
-    raise error
+    places = [tempfile.tempdir] if tempfile.tempdir is not None else [*named, *PLACES]
+    for place in places:
+        if os.access(place, os.W_OK | os.X_OK):
+            return os.path.join(os.path.abspath(os.fsdecode(place)), f"mpsteal-{secrets.token_hex(8)}")
+    raise OSError(errno.EACCES, f"no folder that can be written to: {places}")
 
 
 class Guard:
@@ -58,7 +60,7 @@ class Guard:
     Attributes:
         pid: its process; 0 while there is none.
         due: when to call `start`, by `time.monotonic()`; None: not until something happens.
-        folder: where its sockets live, 0700; "" before the first start, and where none could be made.
+        folder: where its sockets live, 0700, made when it has been started; "" before, and where there is no place.
         authkey: what a `QueueManager` needs to talk to it.
     """
 
@@ -78,8 +80,9 @@ class Guard:
         """Start the process; work goes on if that fails, and it is tried again."""
         self.due = None
         try:
-            if not self.folder:
-                self._make_folder()
+            is_first = not self.folder
+            if is_first:
+                self._choose_folder()
             with interrupts_held():
                 self.pid, self._control = start_guard(
                     self._segment,
@@ -90,6 +93,8 @@ class Guard:
                     fork=self._forks,
                     run=run_bare,
                 )
+            if is_first and self.folder:
+                self._make_folder()
             if hasattr(os, "pidfd_open"):
                 with contextlib.suppress(OSError):
                     self._watch = os.pidfd_open(self.pid)
@@ -98,13 +103,23 @@ class Guard:
             logger.exception("mpsteal: the Manager could not be started; trying again", extra=facts("manager_failed"))
             self._try_later()
 
-    def _make_folder(self) -> None:
-        """Made with the Manager, which removes it when we are killed. Without one it serves nobody, and watches."""
+    def _choose_folder(self) -> None:
         try:
-            self.folder = _make_temporary_folder()
+            self.folder = _name_folder()
         except OSError as error:
-            text = "mpsteal: no place for the Manager's sockets, so nobody can attach to this pool: %s"
-            logger.warning(text, error, extra=facts("manager_unreachable"))
+            self._tell_unreachable(error)
+
+    def _make_folder(self) -> None:
+        """Only now that the Manager is there, which removes it when we are killed, and serves once it is made."""
+        try:
+            os.mkdir(self.folder, 0o700)
+        except OSError as error:
+            self._tell_unreachable(error)
+
+    def _tell_unreachable(self, error: OSError) -> None:
+        """Without its folder the Manager serves nobody, and watches."""
+        text = "mpsteal: no place for the Manager's sockets, so nobody can attach to this pool: %s"
+        logger.warning(text, error, extra=facts("manager_unreachable"))
 
     def died(self) -> None:
         """The process is gone, and nobody asked it to leave."""

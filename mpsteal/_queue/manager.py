@@ -127,7 +127,8 @@ def guard_main(
 ) -> None:
     """The Manager's process: watch the parent until it says stop or is dead. Never returns: ends the process.
 
-    Without a folder ("") it serves nobody, and watches all the same.
+    The parent makes the folder once this process is there to remove it. Until then, or without one (""), it serves
+    nobody, and watches all the same.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -143,7 +144,7 @@ def guard_main(
         poll.register(parent_watch, select.POLLIN)
     serving = False
     while True:
-        ready = poll.poll(1000 * (LOOK_EVERY_S if serving else SERVE_AFTER_S))
+        ready = poll.poll(1000 * (LOOK_EVERY_S if serving or not folder else SERVE_AFTER_S))
         fds = [fd for fd, _ in ready]
         # A dying process closes its files before its pidfd tells: end-of-file without a word means the same.
         silent = control in fds and not os.read(control, 1)
@@ -152,10 +153,9 @@ def guard_main(
             break
         if control in fds:
             break
-        if not serving:
+        if not serving and os.path.isdir(folder):
             serving = True
-            if folder:
-                _serve(segment, folder, authkey)
+            _serve(segment, folder, authkey)
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)

@@ -14,7 +14,7 @@ from pathlib import Path
 import fault_tasks as tasks
 import pytest
 from gates import Gates, pass_gate
-from waiting import agent_pids, is_gone, lines, wait_gone, wait_idle, wait_until
+from waiting import agent_pids, is_gone, lines, program, wait_gone, wait_idle, wait_until
 
 import mpsteal
 from mpsteal._queue.manager import QueueManager
@@ -143,11 +143,14 @@ def test_comes_without_a_place_for_its_sockets(
 ) -> None:
     """A full disk: nobody can ask it anything, but agents are watched."""
 
-    def refuse(*_: object, **__: object) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def refuse(path: str, mode: int = 0o777) -> None:
+        if "mpsteal-" in path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        mkdir(path, mode)
 
+    mkdir = os.mkdir
     pool = open_pool(1, start_method)
-    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(os, "mkdir", refuse)
     pid = manager_pid(pool)
     assert pool.map(tasks.double, range(20)) == list(range(0, 40, 2))
     assert pool._engine.guard.pid == pid
@@ -155,3 +158,40 @@ def test_comes_without_a_place_for_its_sockets(
     assert len(told) == 1 and "No space left" in told[0]
     pool.close()
     pool.join()
+
+
+def test_comes_where_nothing_can_be_written(
+    open_pool: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As without a place; here nothing is tried."""
+    gone = str(tmp_path / "gone")
+    pool = open_pool(1)
+    monkeypatch.setattr(tempfile, "tempdir", gone)
+    manager_pid(pool)
+    assert pool._engine.guard.folder == ""
+    assert pool.map(tasks.double, range(20)) == list(range(0, 40, 2))
+    assert [r.getMessage().rpartition(":")[2] for r in caplog.records if r.name == "mpsteal"] == [f" [{gone!r}]"]
+
+
+KILLED_BEFORE_IT_COMES = """
+import os, sys
+import multiprocessing, mpsteal
+from mpsteal._engine import guard
+
+def stop_here(*_, **__):
+    print(os.getpid(), flush=True)
+    os.kill(os.getpid(), 9)
+
+if __name__ == "__main__":
+    guard.start_guard = stop_here
+    with mpsteal.Pool(1, context=multiprocessing.get_context(sys.argv[1])) as pool:
+        pool.apply(os.getpid)
+        pool._engine.ended.wait()
+"""
+
+
+def test_parent_killed_as_it_starts_its_manager_leaves_no_folder(tmp_path: Path, start_method: str) -> None:
+    """The folder is made once there is somebody to remove it."""
+    with program(tmp_path, KILLED_BEFORE_IT_COMES, start_method) as run:
+        assert run.wait() == -signal.SIGKILL
+        run.check_nothing_left()
