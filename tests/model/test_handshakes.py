@@ -228,6 +228,8 @@ def test_model_finds_the_flag_cleared_without_a_fence() -> None:
 @pytest.mark.parametrize("memory", ["sc", "tso"])
 def test_as_many_chunks_run_as_there_are_agents_at_length(memory: str) -> None:
     explore(lambda w: submit(w, agents=2, batches=BATCHES[1][1]), preemptions=1)
+    for chunk in range(3):
+        explore(lambda w, c=chunk: submit(w, agents=2, batches=[(0, 3)], cancel=c), preemptions=1)
     for agents, batches in BATCHES:
         explore_randomly(
             lambda w, n=agents, b=batches: submit(w, agents=n, batches=b, endless=True),
@@ -239,8 +241,8 @@ def test_as_many_chunks_run_as_there_are_agents_at_length(memory: str) -> None:
 
 def test_cancelled_chunk_never_runs_and_the_others_do() -> None:
     """The real `Dispatcher._remove`; what lay behind the chunk is queued again and its agent rung."""
+    explore(lambda w: submit(w, agents=2, batches=[(0, 3)], cancel=1), preemptions=1)
     for chunk in range(3):
-        explore(lambda w, c=chunk: submit(w, agents=2, batches=[(0, 3)], cancel=c), preemptions=1)
         explore_randomly(
             lambda w, c=chunk: submit(w, agents=2, batches=[(0, 4)], cancel=c),
             rounds=60,

@@ -220,7 +220,7 @@ def test_held_tasks_are_handed_out_and_nobody_sleeps_beside_work(batches: Batche
 
 
 def test_the_same_where_stores_land_late() -> None:
-    explore(lambda world: submit(world, ONE), memory="tso", preemptions=2)
+    explore(lambda world: submit(world, ONE), memory="tso", preemptions=1)
 
 
 @pytest.mark.parametrize("memory", ["sc", "tso"])
