@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from ._engine.dispatch import explain_pickling
 from ._engine.jobs import WAIT
 from ._engine.terms import NO_TERMS, Terms
-from ._engine.waits import in_parts
+from ._engine.waits import acquire
 from ._policy.chunking import CHUNK_NS, MapCutter
 
 if TYPE_CHECKING:
@@ -69,9 +69,7 @@ class _Waitable:
                 self._waited = True
                 if not self._is_done():
                     pool._engine.set_pace()
-                    for part in in_parts(timeout):
-                        if gate.acquire(timeout=part):
-                            break
+                    acquire(gate, timeout)
             finally:
                 with contextlib.suppress(ValueError):
                     waiting.remove(entry)  # timed out, or interrupted
@@ -512,10 +510,8 @@ class _Chunked(IMapIterator[_T]):
         """See `IMapIterator.next`."""
         # Two threads that read it may not lose a chunk between them.
         lock = self._reading
-        if not lock.acquire(False):  # nearly always this succeeds, which is quicker without a time limit
-            left = -1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))
-            if not lock.acquire(timeout=left):
-                raise multiprocessing.TimeoutError
+        if not lock.acquire(False) and not acquire(lock, timeout):  # the first is quicker, and nearly always succeeds
+            raise multiprocessing.TimeoutError
         try:
             while True:
                 for value in self._current:

@@ -173,9 +173,11 @@ def install(fd: int, slot: int, levels: tuple[dict[str, int], int] | None) -> No
 
 
 def attach(agent: Agent) -> None:
-    """The agent is there, and knows what it runs."""
-    global _agent
-    _agent = agent
+    """The agent is there, and knows what it runs. A fork of a scheduler's agent, for a pool inside a task, notes no
+    chunks for it."""
+    global _agent, _is_noting
+    _agent, _is_noting = agent, False
+    logged.clear()
 
 
 def note_chunks() -> list[int]:

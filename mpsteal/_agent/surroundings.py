@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing.context
+import os
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import inner_threads, lines, logs
@@ -42,12 +44,20 @@ def begin(spec: AgentSpec) -> None:
 
 
 def set_up() -> None:
-    """Set up what is due."""
+    """Set up what is due. A process in which that fails is no agent: it ends, as one does that fails to start."""
     global due
     spec, due = due, None
     if spec is None or spec.surroundings is None:
         return
-    given: Surroundings = spec.surroundings
+    try:
+        _set_up(spec, spec.surroundings)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _set_up(spec: AgentSpec, given: Surroundings) -> None:
     inner_threads.set_environment(given.environment)
     if given.inner_threads is not None:
         inner_threads.limit(given.inner_threads)

@@ -46,6 +46,10 @@ class Brake:
         self._enough = 0
         self._look_at: float | None = None
         self._has_stopped = False
+        self._rung: dict[int, int] = {}
+        """Slots that were rung since the last look, and how often each had found nothing by then."""
+        self._called: dict[int, int] = {}
+        """The same for those that were rung before."""
         self._done: list[int] = []
         self._busy: list[int] = []
 
@@ -87,6 +91,7 @@ class Brake:
     def _release(self) -> None:
         """Wake everybody for whom there is something."""
         self.is_on, self._look_at = False, None
+        self._rung, self._called = {}, {}
         dispatcher = self._dispatcher
         dispatcher.words[L.FEW] = 0
         dispatcher.locks.fence()  # who steals from here on rings the next, or we see what it has
@@ -132,6 +137,20 @@ class Brake:
             self._look_at = time.monotonic() + LOOK_S
         return min(chunks, max(0, self.enough - len(self._getting_on())))
 
+    def rang(self, slots: list[int]) -> None:
+        """These have been rung."""
+        found_nothing = self._dispatcher.deques.look(L.STEALS_FAILED)
+        for slot in slots:
+            self._rung.setdefault(slot, found_nothing[slot])
+
+    def _deaf(self, parked: list[int]) -> set[int]:
+        """Slots that were rung before the last look and have not stirred: they may have been stopped by a signal, which
+        is noticed only where they have something queued. Whoever wakes for nothing counts that."""
+        found_nothing = self._dispatcher.deques.look(L.STEALS_FAILED)
+        deaf = {a: n for a, n in self._called.items() if parked[a] and found_nothing[a] == n}
+        self._called, self._rung = {**self._rung, **deaf}, {}
+        return set(deaf)
+
     # -- nothing stays behind a long chunk ------------------------------------------------------------------------
 
     def turn(self, now: float) -> None:
@@ -148,9 +167,13 @@ class Brake:
             if self.is_on and not parked:
                 self._release()  # nobody is left to be held back
                 return
-            stuck = len(dispatcher.staying) - parked - len(self._getting_on())
+            deaf = self._deaf(all_parked)
+            getting_on = len(self._getting_on())
+            stuck = len(dispatcher.staying) - parked - getting_on
+            if not getting_on:
+                stuck += len(deaf)
             if parked and stuck > 0:
-                dispatcher.ring_parked(min(queued, stuck), is_urgent=True)
+                dispatcher.ring_parked(min(queued, stuck), is_urgent=True, beside=deaf)
         elif self.is_on and dispatcher.inflight:
             self._look_at = now + AGAIN_S
 

@@ -205,6 +205,7 @@ class Crew:
         """Inside `interrupts_held`, until it is known: a Ctrl-C in between would leave an agent nobody ends."""
         agent = self.alive[slot] = start_process(process, slot, _name(slot))
         agent.done_before = self._collector.collected[slot]
+        self.processes.append(process)  # at once: other threads may fork meanwhile, and count who is there
 
     def _list_processes(self) -> None:
         self.processes = [self.alive[slot].process for slot in sorted(self.alive)]

@@ -12,7 +12,7 @@ import pickle
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -594,25 +594,30 @@ class Dispatcher(Losses):
                     return chunk
         return None
 
-    def ring_parked(self, chunks: int, *, is_urgent: bool = False) -> None:
+    def ring_parked(self, chunks: int, *, is_urgent: bool = False, beside: Collection[int] = ()) -> None:
         """Ring as many parked agents as there are chunks for them, after what was queued can be seen.
 
         First those that have just got some: who finds its own need not steal it from one that sleeps.
 
         Args:
             is_urgent: also where a few are thought to be enough (`Brake`).
+            beside: those that are rung beside the others, as what was stopped by a signal: they may not come.
         """
         self.locks.fence()
         dealt, self._dealt = self._dealt, set()
         if self.brake.is_on and not is_urgent:
             chunks = self.brake.allow(chunks)
         parked = self.deques.look(L.PARKED)
+        rung = []
         for a in [*sorted(dealt), *[a for a in self.slots if a not in dealt]]:
             if chunks <= 0:
-                return
+                break
             if parked[a]:
                 self.ring(a)
-                chunks -= a not in self.frozen
+                rung.append(a)
+                chunks -= a not in self.frozen and a not in beside
+        if rung and self.brake.is_on:
+            self.brake.rang(rung)
 
     def wake_idle(self) -> None:
         """Ring those that are parked while others have something queued: an agent that started before the pool grew

@@ -50,6 +50,7 @@ from .share import share
 from .surroundings import AUTO, Outfitter
 from .validate import validate
 from .vitals import STUCK_AFTER_S, Vitals, health_of
+from .waits import acquire, in_parts
 
 logger = logging.getLogger("mpsteal")
 
@@ -170,7 +171,9 @@ class Engine:
                 self._abandon_start()
             else:  # all is well, but a signal handler has raised
                 self.terminate()
-                self.ended.wait()
+                for part in in_parts(None):
+                    if self.ended.wait(part):
+                        break
             raise
 
     # -- building -------------------------------------------------------------------------------------------------
@@ -344,7 +347,7 @@ class Engine:
         gate = threading.Lock()
         gate.acquire()
         self.ask_cancel(sink, answer, gate, end_running=end_running)
-        gate.acquire()
+        acquire(gate)
         return answer == [True]
 
     def ask_cancel(self, sink: Any, answer: list[bool], gate: Any, *, end_running: bool = False) -> None:
@@ -380,7 +383,7 @@ class Engine:
         self.wake()
         if self.ended.is_set():
             self._do_calls()
-        gate.acquire()
+        acquire(gate)
         ok, value = answer
         if not ok:
             raise value

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 FIRST_S = 0.1
 """First part of a wait (s); each is twice as long as the one before. Shorter wakes for nothing, longer notices a lost
@@ -30,3 +31,8 @@ def in_parts(timeout: float | None) -> Iterator[float]:
         if until is not None:
             left = until - time.monotonic()
     yield max(0.0, left)
+
+
+def acquire(lock: Any, timeout: float | None = None) -> bool:
+    """Wait for a lock that another thread releases; False when `timeout` seconds passed first."""
+    return any(lock.acquire(timeout=part) for part in in_parts(timeout))

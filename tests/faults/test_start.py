@@ -449,3 +449,18 @@ def test_dead_agent_is_in_no_list_while_it_waits_to_be_replaced(
     assert len(pool._pool) == 1
     assert [a.health for a in pool.stats().agents] == ["dead", "idle"]
     assert pool.map(tasks.double, range(50)) == list(range(0, 100, 2))
+
+
+def test_fork_whose_surroundings_cannot_be_set_up_is_no_agent(
+    open_pool: Open, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It sets them up before its first task; that its task failed would be a lie."""
+
+    def refuse(environment: dict[str, str]) -> None:
+        raise OSError("no room for a variable")
+
+    monkeypatch.setattr("mpsteal._agent.inner_threads.set_environment", refuse)
+    pool = open_pool(1, "fork")
+    with pytest.raises(mpsteal.AgentDiedError):
+        pool.apply(tasks.double, (1,))
+    assert "no room for a variable" in capfd.readouterr().err

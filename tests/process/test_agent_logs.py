@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -139,6 +140,21 @@ def test_records_arrive_once_with_agent_and_task(open_pool: Open, kept: Kept, st
     assert [(r.agent, r.agent_pid, r.process) for r in kept.records] == [(0, first, first)] * 2
     assert [r.task for r in kept.records] == [0, 1]
     assert kept.records[0].levelno == logging.INFO and kept.records[0].processName == "mpsteal-0"
+
+
+def say_in_a_pool_of_its_own() -> list[int]:
+    log.info("outside")
+    with mpsteal.Pool(1, context=multiprocessing.get_context("fork")) as pool:
+        return [pool.apply(say, (f"inside {i}",)) for i in range(3)]
+
+
+def test_pool_inside_a_task_of_a_scheduler_logs_too(open_scheduler: OpenScheduler, kept: Kept) -> None:
+    """Its agents are forks of one that tells its parent who has logged; they have nobody to tell that."""
+    scheduler = open_scheduler(Agent("alice"), method="fork")
+    inside = scheduler.submit_task(Task("t", fn=say_in_a_pool_of_its_own)).result(ALARM_S)
+    assert len(set(inside)) == 1
+    scheduler.stop()
+    assert sorted(kept.texts) == ["inside 0", "inside 1", "inside 2", "outside"]
 
 
 def test_records_name_the_tasks_of_a_scheduler(open_scheduler: OpenScheduler) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 from gates import Gates, pass_gate
 from waiting import wait_idle, wait_until
@@ -134,3 +138,22 @@ def test_nothing_is_due_once_the_agents_were_told_to_leave(
     pool.terminate()
     pool.join()
     assert not brake.due()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_agents_that_were_stopped_take_no_one_elses_wake_up(
+    open_pool: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As parked as the others, for all that is shared; nothing is queued at some, so that `Vitals` never looks."""
+    gate = gates("held")
+    pool = open_pool(AGENTS)
+    put_on(pool, monkeypatch)
+    monkeypatch.setattr(pool._engine.vitals, "turn", lambda now: None)
+    stopped = [process.pid for process in pool._pool[:3]]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in stopped), "they stopped")
+    held = pool.map_async(pass_gate, [gate] * (AGENTS - 3), chunksize=1)
+    gate.wait_arrived(AGENTS - 3)
+    gate.open()
+    assert held.get() == [None] * (AGENTS - 3)

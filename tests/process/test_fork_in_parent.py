@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from gates import Gates, pass_gate
 from waiting import agent_pids, wait_idle
 
 import mpsteal
+from mpsteal._engine import crew
 
 Open = Callable[..., mpsteal.Pool]
 
@@ -237,6 +239,21 @@ def test_stock_pool_beside_ours(order: str) -> None:
         one.join()
         assert two.map(tasks.double, range(10)) == list(range(0, 20, 2))
     two.join()
+
+
+def test_agents_are_known_one_by_one_as_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that another thread forks in between leaves them alone: they are none of its children."""
+    real, known = crew.start_process, []
+
+    def start(process: Any, *args: Any) -> Any:
+        known.append([len(one.family) for one in crew._crews if process not in one.family])
+        return real(process, *args)
+
+    monkeypatch.setattr(crew, "_crews", weakref.WeakSet())
+    monkeypatch.setattr(crew, "start_process", start)
+    with mpsteal.Pool(3) as pool:
+        assert pool.map(tasks.double, range(10)) == list(range(0, 20, 2))
+    assert known == [[0], [1], [2]]
 
 
 def test_task_of_a_forked_agent_cannot_use_the_pool(open_pool: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from gates import Gate, pass_gate
+from waiting import wait_until
 
 import mpsteal
-from mpsteal import results
 from mpsteal._engine import callbacks, future, waits
 
 
@@ -24,12 +24,13 @@ class LostSignal:
 
     def __init__(self) -> None:
         self._waited = threading.Event()
+        self._real = waits.in_parts
         self._thread = threading.Thread(target=self._send)
         self._thread.start()
 
     def in_parts(self, timeout: float | None) -> Iterator[float]:
         """As the real ones, and tells of the second."""
-        for count, part in enumerate(waits.in_parts(timeout)):
+        for count, part in enumerate(self._real(timeout)):
             if count == 1:
                 self._waited.set()
             yield part
@@ -49,7 +50,7 @@ class LostSignal:
 def lost_signal(monkeypatch: pytest.MonkeyPatch) -> Iterator[LostSignal]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     sender = LostSignal()
-    for module in (results, future, callbacks):
+    for module in (waits, future, callbacks):
         monkeypatch.setattr(module, "in_parts", sender.in_parts)
     yield sender
     sender.end()
@@ -62,12 +63,41 @@ def wait_for_join(pool: Any, gate: Gate) -> None:
     pool.join()
 
 
+def wait_for_another_reader(pool: Any, gate: Gate) -> None:
+    """Of an iterator whose chunks have several items: one thread at a time."""
+    read = pool.imap(pass_gate, [gate] * 4, 2)
+    first = threading.Thread(target=lambda: next(read))
+    first.start()
+    gate.wait_arrived()
+    wait_until(read._reading.locked, "the first reads")
+    try:
+        next(read)
+    finally:
+        gate.open()
+        first.join()
+
+
+def wait_for_the_engine(pool: Any, gate: Gate) -> None:
+    """It answers a cancellation once it has come to it."""
+    held = pool.apply_async(pass_gate, (gate,))
+    inside = threading.Event()
+    free = threading.Event()
+    pool._engine.call_nowait(lambda: (inside.set(), free.wait()))
+    inside.wait()
+    try:
+        held.cancel()
+    finally:
+        free.set()
+
+
 WAYS: dict[str, Callable[[Any, Gate], Any]] = {
     "map": lambda pool, gate: pool.map(pass_gate, [gate] * 2),
     "get": lambda pool, gate: pool.apply_async(pass_gate, (gate,)).get(),
     "get with a limit": lambda pool, gate: pool.apply_async(pass_gate, (gate,)).get(1000),
     "imap": lambda pool, gate: next(pool.imap(pass_gate, [gate])),
     "join": wait_for_join,
+    "next, where another reads": wait_for_another_reader,
+    "cancel": wait_for_the_engine,
 }
 
 
