@@ -278,14 +278,15 @@ class Stealing:
     def _length(self, agent: int, now: int) -> int:
         """Chunks that could be stolen from it."""
         lo, hi, waiting = self._lo[agent], self._hi[agent], self._waiting[agent]
-        if hi - lo < 2 and now >= self._begun[agent]:
+        if hi - lo < 2:
             return waiting
         return waiting + hi - self._unstarted(agent, now)
 
     def _unstarted(self, agent: int, now: int) -> int:
-        """The first chunk of the range it runs that it has not begun."""
+        """The first chunk of the range it runs that it has not begun. What a thief is about to begin is its own: else
+        two that look slowly steal the same chunk from each other for ever."""
         lo, begins = self._lo[agent], self._begins
-        return bisect_right(begins, begins[lo] + now - self._begun[agent], lo, self._hi[agent])
+        return bisect_right(begins, begins[lo] + max(0, now - self._begun[agent]), lo, self._hi[agent])
 
     def _go_on(self, now: int, agent: int) -> None:
         if self._ranges[agent]:

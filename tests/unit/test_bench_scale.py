@@ -165,6 +165,14 @@ class TestConservation:
         again, counted = Stealing(tasks, agents, way, Costs(**cost), seed).run()
         assert (again.makespan_ns, counted) == (books.makespan_ns, counts)
 
+    @pytest.mark.parametrize("way", WAYS)
+    def test_what_was_stolen_is_not_stolen_back_before_it_begins(self, way: Way) -> None:
+        """Found as a run without end: two agents that look for longer than a steal holds the lock."""
+        costs = replace(FREE, look_us=50, steal_us=300, miss_us=300, wake_us=300, start_us=30, give_us=30)
+        books, counts = Stealing(array("q", [d * 100 * US for d in range(1, 57)]), 2, way, costs, 2).run()
+        assert books.makespan_ns >= sum(range(1, 57)) * 50 * US
+        assert counts.tasks_stolen <= 56 * 2
+
     @pytest.mark.parametrize("sizes", [one_each, stock, guided, factoring])
     @given(durations=tasks_of, agents=st.integers(1, 20), cost=prices)
     @settings(max_examples=30, deadline=None)
