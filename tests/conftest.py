@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
@@ -107,6 +108,32 @@ def pytest_configure() -> None:
         engine_loop.load_barrier = lambda: None
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "run each test by all start methods, not by fork and one of the other two"
+    parser.addoption("--every-start-method", action="store_true", help=text)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave each test one of spawn and forkserver, by its name: both are slow, and differ little for a pool."""
+    if config.getoption("every_start_method"):
+        return
+    gone = [item for item in items if _is_left_out(item)]
+    if gone:
+        config.hook.pytest_deselected(items=gone)
+        items[:] = [item for item in items if item not in gone]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    if "stress" in item.keywords or "every_start_method" in item.keywords:
+        return False
+    name = getattr(item, "originalname", item.name)
+    other = ("spawn", "forkserver")[zlib.crc32(name.encode()) % 2]
+    params: Any = getattr(item, "callspec", None)
+    return params is not None and any(
+        value == other or (isinstance(value, tuple) and other in value) for value in params.params.values()
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -241,7 +241,7 @@ def everybody(world: World, deques: type[Deques]) -> Check:
 SCENES: dict[SceneMaker, int] = {
     owner_takes_what_a_thief_steals: 2,
     owner_and_thief_share_a_range: 1,
-    owner_and_thief_want_the_same_chunk: 2,
+    owner_and_thief_want_the_same_chunk: 1,
     two_thieves_one_victim: 1,
     thief_dies_and_another_comes: 1,
     thief_dies_and_the_owner_goes_on: 1,
@@ -274,10 +274,13 @@ ONE_PREEMPTION: set[SceneMaker] = {
     loot_is_robbed,
     owner_and_thief_share_a_range,
     parent_cancels_what_is_stolen,
+    owner_takes_what_a_thief_steals,
+    two_thieves_one_victim,
 }
-"""Scenes that take a quarter of a minute with two, on a slow machine."""
+"""Scenes that take long with two."""
 
 LARGE: dict[SceneMaker, int] = {
+    owner_and_thief_want_the_same_chunk: 2,
     owner_takes_what_a_thief_steals: 2,
     owner_and_thief_share_a_range: 2,
     two_thieves_one_victim: 2,
@@ -309,7 +312,7 @@ SMALL = [
 """Scenes around the owner's two ways of starting a chunk."""
 
 
-@pytest.mark.parametrize("scene", SMALL)
+@pytest.mark.parametrize("scene", [scene for scene in SMALL if scene is not owner_and_thief_share_a_range])
 def test_every_chunk_is_settled_once_where_stores_land_late(scene: SceneMaker) -> None:
     explore(lambda world: scene(world, Deques), deaths=1, memory="tso", preemptions=1)
 
@@ -406,7 +409,7 @@ def test_random_schedules() -> None:
     """Up to three deaths. A failure names its seed; MPSTEAL_SEED=<seed> runs that schedule again."""
     for limits in ({"memory": "sc"}, {"memory": "tso"}, {"fenced": False}):
         for scene in (*SCENES, claim_of_a_stolen_chunk, everybody):
-            explore_randomly(lambda w, s=scene: s(w, Deques), rounds=60, seed=seed(), deaths=3, **limits)
+            explore_randomly(lambda w, s=scene: s(w, Deques), rounds=30, seed=seed(), deaths=3, **limits)
 
 
 @pytest.mark.stress

@@ -166,11 +166,8 @@ BATCHES: list[tuple[int, list[tuple[int, int]]]] = [
 @pytest.mark.parametrize("endless", [False, True], ids=["short", "endless"])
 def test_as_many_chunks_run_as_there_are_agents(endless: bool) -> None:
     """A task may wait for the one behind it (D2), so an endless one may not keep that from running."""
-    for agents, batches in BATCHES[: 2 if endless else 1]:
-        explore(
-            lambda w, n=agents, b=batches: submit(w, agents=n, batches=b, endless=endless),
-            preemptions=1,
-        )
+    agents, batches = BATCHES[0]
+    explore(lambda w: submit(w, agents=agents, batches=batches, endless=endless), preemptions=1)
 
 
 @pytest.mark.parametrize("memory", ["sc", "tso"])
@@ -227,7 +224,8 @@ def test_model_finds_the_flag_cleared_without_a_fence() -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("memory", ["sc", "tso"])
 def test_as_many_chunks_run_as_there_are_agents_at_length(memory: str) -> None:
-    explore(lambda w: submit(w, agents=2, batches=BATCHES[1][1]), preemptions=1)
+    for endless in (False, True):
+        explore(lambda w, e=endless: submit(w, agents=2, batches=BATCHES[1][1], endless=e), preemptions=1)
     for chunk in range(3):
         explore(lambda w, c=chunk: submit(w, agents=2, batches=[(0, 3)], cancel=c), preemptions=1)
     for agents, batches in BATCHES:
@@ -241,7 +239,6 @@ def test_as_many_chunks_run_as_there_are_agents_at_length(memory: str) -> None:
 
 def test_cancelled_chunk_never_runs_and_the_others_do() -> None:
     """The real `Dispatcher._remove`; what lay behind the chunk is queued again and its agent rung."""
-    explore(lambda w: submit(w, agents=2, batches=[(0, 3)], cancel=1), preemptions=1)
     for chunk in range(3):
         explore_randomly(
             lambda w, c=chunk: submit(w, agents=2, batches=[(0, 4)], cancel=c),
@@ -341,10 +338,14 @@ def braked(world: World, agents: int, *, looks: bool = True) -> Check:
 
 @pytest.mark.parametrize("memory", ["sc", "tso"])
 def test_braked_chunks_behind_endless_ones_are_run_by_others(memory: str) -> None:
-    if memory == "sc":  # with stores that land late it would take minutes
-        explore(lambda world: braked(world, 2), preemptions=1)
     for agents in (2, 3):
         explore_randomly(lambda world, n=agents: braked(world, n), rounds=200, seed=seed(), memory=memory)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+def test_braked_chunks_behind_endless_ones_are_run_by_others_at_length() -> None:
+    explore(lambda world: braked(world, 2), preemptions=1)
 
 
 def test_model_finds_a_brake_that_nobody_lets_go() -> None:

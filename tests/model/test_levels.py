@@ -559,7 +559,7 @@ def test_random_schedules() -> None:
     """Up to three deaths. A failure names its seed; MPSTEAL_SEED=<seed> runs that schedule again."""
     for limits in MEMORIES:
         for scene in SCENES:
-            explore_randomly(scene, rounds=30, seed=seed(), deaths=3, **limits)
+            explore_randomly(scene, rounds=15, seed=seed(), deaths=3, **limits)
 
 
 MEMORIES: list[dict[str, Any]] = [{"memory": "sc"}, {"memory": "tso"}, {"fenced": False, "memory": "pso"}]

@@ -356,7 +356,7 @@ def search(examples: int, **options: Any) -> Any:
     return settings(max_examples=examples, **options)
 
 
-@search(100)
+@search(60)
 @given(cases())
 def test_every_chunk_is_settled_once_whatever_happens(case: Case) -> None:
     hold_property_wherever_it_is_interrupted(case)
