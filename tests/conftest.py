@@ -126,7 +126,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_left_out(item: pytest.Item) -> bool:
-    if "stress" in item.keywords or "every_start_method" in item.keywords:
+    if "stress" in item.keywords:
         return False
     name = getattr(item, "originalname", item.name)
     other = ("spawn", "forkserver")[zlib.crc32(name.encode()) % 2]

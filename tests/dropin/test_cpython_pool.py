@@ -41,7 +41,7 @@ NOT_SELECTED = {
 
 
 # The alarm that matters is armed for each test inside the batch; this one is for the adapter itself.
-pytestmark = [pytest.mark.timeout(10 * cpython_pool.ALARM_S), pytest.mark.every_start_method]
+pytestmark = pytest.mark.timeout(10 * cpython_pool.ALARM_S)
 
 
 @pytest.mark.parametrize("method", cpython_pool.START_METHODS)

@@ -180,7 +180,7 @@ def test_as_many_chunks_run_as_there_are_agents_in_random_schedules(memory: str)
     for agents, batches in BATCHES:
         explore_randomly(
             lambda w, n=agents, b=batches: submit(w, agents=n, batches=b, endless=True),
-            rounds=150,
+            rounds=75,
             seed=seed(),
             memory=memory,
         )
@@ -212,7 +212,7 @@ def inherited(world: World, made_by: type[ModelAgent] = ModelAgent) -> Check:
 
 def test_two_chunks_at_one_agent_are_run_by_two() -> None:
     explore(inherited, preemptions=1)
-    explore_randomly(inherited, rounds=400, seed=seed(), memory="tso")
+    explore_randomly(inherited, rounds=200, seed=seed(), memory="tso")
 
 
 def test_model_finds_the_flag_cleared_without_a_fence() -> None:
@@ -339,7 +339,7 @@ def braked(world: World, agents: int, *, looks: bool = True) -> Check:
 @pytest.mark.parametrize("memory", ["sc", "tso"])
 def test_braked_chunks_behind_endless_ones_are_run_by_others(memory: str) -> None:
     for agents in (2, 3):
-        explore_randomly(lambda world, n=agents: braked(world, n), rounds=200, seed=seed(), memory=memory)
+        explore_randomly(lambda world, n=agents: braked(world, n), rounds=100, seed=seed(), memory=memory)
 
 
 @pytest.mark.stress

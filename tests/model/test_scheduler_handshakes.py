@@ -229,7 +229,7 @@ def test_held_tasks_are_handed_out_in_random_schedules(memory: str) -> None:
     for agents, batches in LARGE:
         explore_randomly(
             lambda w, n=agents, b=batches: submit(w, b, agents=n),
-            rounds=60,
+            rounds=30,
             seed=seed(),
             memory=memory,
         )
@@ -254,7 +254,7 @@ def test_cancelled_task_keeps_nobody_waiting() -> None:
         explore(lambda w, c=chunk: submit(w, [(0, 2, PLAIN), (2, 3, URGENT)], cancel=c), preemptions=1)
         explore_randomly(
             lambda w, c=chunk: submit(w, [(0, 2, PLAIN), (2, 3, URGENT)], agents=2, cancel=c),
-            rounds=100,
+            rounds=50,
             seed=seed(),
             memory="tso",
         )
