@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench import _stored
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench import profile
 
