@@ -80,8 +80,7 @@ class Guard:
         """Start the process; work goes on if that fails, and it is tried again."""
         self.due = None
         try:
-            is_first = not self.folder
-            if is_first:
+            if not self.folder:
                 self._choose_folder()
             with interrupts_held():
                 self.pid, self._control = start_guard(
@@ -93,7 +92,7 @@ class Guard:
                     fork=self._forks,
                     run=run_bare,
                 )
-            if is_first and self.folder:
+            if self.folder:
                 self._make_folder()
             if hasattr(os, "pidfd_open"):
                 with contextlib.suppress(OSError):
@@ -112,8 +111,10 @@ class Guard:
     def _make_folder(self) -> None:
         """Only now that the Manager is there, which removes it when we are killed, and serves once it is made."""
         try:
-            os.mkdir(self.folder, 0o700)
+            with contextlib.suppress(FileExistsError):  # its predecessor's
+                os.mkdir(self.folder, 0o700)
         except OSError as error:
+            self.folder = ""
             self._tell_unreachable(error)
 
     def _tell_unreachable(self, error: OSError) -> None:

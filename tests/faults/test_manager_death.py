@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fault_tasks as tasks
 import pytest
@@ -17,6 +19,7 @@ from gates import Gates, pass_gate
 from waiting import agent_pids, is_gone, lines, program, wait_gone, wait_idle, wait_until
 
 import mpsteal
+from mpsteal._engine import guard
 from mpsteal._queue.manager import QueueManager
 
 Open = Callable[..., mpsteal.Pool]
@@ -158,6 +161,23 @@ def test_comes_without_a_place_for_its_sockets(
     assert len(told) == 1 and "No space left" in told[0]
     pool.close()
     pool.join()
+
+
+def test_serves_though_its_first_start_failed(open_pool: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is made with the one that starts."""
+    real, refused = guard.start_guard, []
+
+    def refuse_once(*args: Any, **options: Any) -> tuple[int, int]:
+        if not refused:
+            refused.append(True)
+            raise OSError(errno.EAGAIN, "no process to be had")
+        return real(*args, **options)
+
+    monkeypatch.setattr(guard, "start_guard", refuse_once)
+    pool = open_pool(1)
+    manager_pid(pool)
+    wait_until(lambda: os.path.isdir(pool._engine.guard.folder), "its folder is made")
+    assert refused and stat.S_IMODE(os.stat(pool._engine.guard.folder).st_mode) == 0o700
 
 
 def test_comes_where_nothing_can_be_written(
