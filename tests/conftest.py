@@ -26,6 +26,7 @@ import hypothesis
 import psutil
 import pytest
 from gates import Gates
+from selection import leave_out
 
 import mpsteal
 from mpsteal._engine import loop as engine_loop
@@ -117,15 +118,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave each test one of spawn and forkserver, by its name: both are slow, and differ little for a pool."""
-    if config.getoption("every_start_method"):
-        return
-    gone = [item for item in items if _is_left_out(item)]
-    if gone:
-        config.hook.pytest_deselected(items=gone)
-        items[:] = [item for item in items if item not in gone]
+    if not config.getoption("every_start_method"):
+        leave_out(config, items, _has_other_method)
 
 
-def _is_left_out(item: pytest.Item) -> bool:
+def _has_other_method(item: pytest.Item) -> bool:
     if "stress" in item.keywords:
         return False
     name = getattr(item, "originalname", item.name)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from selection import leave_out
 from world import World
 
 from mpsteal._agent import loop
@@ -28,10 +29,6 @@ def _pauses_are_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is marked `stress` in this directory unless `-m` mentions the mark."""
-    if "stress" in config.getoption("markexpr"):
-        return
     here = Path(__file__).parent
-    large = [item for item in items if here in item.path.parents and "stress" in item.keywords]
-    if large:
-        config.hook.pytest_deselected(items=large)
-        items[:] = [item for item in items if item not in large]
+    if "stress" not in config.getoption("markexpr"):
+        leave_out(config, items, lambda item: here in item.path.parents and "stress" in item.keywords)

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from gates import Gates, pass_gate
+from gates import Gate, Gates, pass_gate
 from waiting import wait_idle, wait_until
 
 import mpsteal
@@ -36,6 +36,14 @@ def put_on(pool: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return brake
 
 
+def meet(pool: mpsteal.Pool, gate: Gate, count: int = AGENTS) -> None:
+    """Have so many tasks that wait for each other end."""
+    held = pool.map_async(pass_gate, [gate] * count, chunksize=1)
+    gate.wait_arrived(count)
+    gate.open()
+    assert held.get() == [None] * count
+
+
 def test_as_many_tasks_run_as_there_are_agents(
     open_pool: Open, start_method: str, gates: Gates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,10 +51,7 @@ def test_as_many_tasks_run_as_there_are_agents(
     gate = gates("held")
     pool = open_pool(AGENTS, start_method)
     put_on(pool, monkeypatch)
-    held = pool.map_async(pass_gate, [gate] * AGENTS, chunksize=1)
-    gate.wait_arrived(AGENTS)
-    gate.open()
-    assert held.get() == [None] * AGENTS
+    meet(pool, gate)
 
 
 def test_what_stands_behind_long_tasks_is_run_by_others(
@@ -108,10 +113,7 @@ def test_what_one_look_misses_the_next_one_finds(
         return int(real())
 
     monkeypatch.setattr(brake, "_queued", miss_some)
-    held = pool.map_async(pass_gate, [gate] * AGENTS, chunksize=1)
-    gate.wait_arrived(AGENTS)
-    gate.open()
-    assert held.get() == [None] * AGENTS
+    meet(pool, gate)
 
 
 def test_brake_is_let_go_where_nobody_is_left_to_wake(
@@ -153,7 +155,4 @@ def test_agents_that_were_stopped_take_no_one_elses_wake_up(
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in stopped), "they stopped")
-    held = pool.map_async(pass_gate, [gate] * (AGENTS - 3), chunksize=1)
-    gate.wait_arrived(AGENTS - 3)
-    gate.open()
-    assert held.get() == [None] * (AGENTS - 3)
+    meet(pool, gate, AGENTS - 3)
