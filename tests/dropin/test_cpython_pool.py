@@ -45,7 +45,7 @@ pytestmark = pytest.mark.timeout(10 * cpython_pool.ALARM_S)
 
 
 @pytest.mark.parametrize("method", cpython_pool.START_METHODS)
-def test_cpython_pool(method: str) -> None:
+def test_cpythons_tests_pass(method: str) -> None:
     known = cpython_pool.list_tests()
     assert "broken" not in known, known["broken"]
     if "missing" in known:
