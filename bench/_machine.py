@@ -64,11 +64,16 @@ def _cpu_model() -> str:
 def _commit() -> str | None:
     if not IN_CHECKOUT:
         return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10)
-        return done.stdout.strip() or None
+        commit = _git("describe", "--always", "--exclude=*", "--abbrev=12")
+        # A run writes its own results while it goes on; they change nothing that is measured.
+        return commit + "-dirty" * bool(_git("status", "--porcelain", "-uno", "--", ".", ":!bench/results"))
     return None
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
 
 
 def describe() -> dict[str, Any]:

@@ -51,11 +51,13 @@ class Setup:
             return quick
         return full if self.share == 1 or suite is None else suite
 
-    def tasks(self, full: int, quick: int) -> int:
+    def tasks(self, full: int, quick: int, *, never_more: bool = False) -> int:
         """How many tasks, where the figure is per task: as `size`, but the suite takes its share of them, and gives
-        slow targets fewer and fast ones more, so that each is measured for about as long; at least 200."""
+        slow targets fewer and fast ones more, so that each is measured for about as long; at least 200. `never_more`:
+        fast ones no more, where a task costs less the more there are."""
         size = quick if self.quick else int(full * self.share)
-        return size if self.share == 1 else max(200, int(size / self.target.weight))
+        weight = max(1, self.target.weight) if never_more else self.target.weight
+        return size if self.share == 1 else max(200, int(size / weight))
 
     def open(self, agents: int, method: str | None = None, *, items: int | None = None) -> Session:
         """A new pool of the target.

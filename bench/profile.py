@@ -15,7 +15,9 @@ run. Every part of every round is a process of its own; the table has the median
 
 Not told: what a stage costs while the other core does the same (`agent` runs alone, and what is in cache stays there;
 so does each of its pieces, which is why they sum up to less than the loop). A sample is taken where the interpreter
-looks XX
+looks for other threads (calls, backward jumps, and most of all where its lock is given up), not anywhere. CPU time on a
+virtual machine holds some of its host's. Absolute times are those of one machine; the floor of the same run is beside
+them.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bench import _machine
 from bench._tasks import noop, spin_wall
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -745,13 +748,11 @@ def ratio_to_floor(found: dict[str, dict[str, Any]], name: str) -> str:
 
 def document(samples: dict[str, list[dict[str, Any]]], *, rounds: int, cores: int) -> dict[str, Any]:
     """What is stored: every sample, and what the figures depend on."""
-    import platform
-
     return {
         "schema": SCHEMA,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
-        "machine": platform.machine(),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": "python -m " + " ".join(["bench", *sys.argv[1:]]),
+        "machine": _machine.describe(),
         "cores": cores,
         "rounds": rounds,
         "unit": "us per task; parts skew-*: percent of the bound; where-*: percent of the samples of a thread",
