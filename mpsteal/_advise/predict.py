@@ -14,9 +14,9 @@ makespan  the cut decides it. Stock `map`: as many equal chunks as four for each
           `_policy/chunking.py` cuts them; stealing then keeps everybody at work, which "whoever is free takes the next
           chunk" says nearly as well.
 
-All is done many times with other draws and other figures of the calibration; the median is the prediction, and its range
-goes from the 5th to the 95th per cent, and further by how far the model itself was off (`OWN_ERROR`). It knows nothing of
-inputs heavier than all that were measured, nor of another program that starts meanwhile.
+All is done many times with other draws and other figures of the calibration; the median is the prediction, and its
+range goes from the 5th to the 95th per cent, and further by how far the model itself was off (`OWN_ERROR`). It knows
+nothing of inputs heavier than all that were measured, nor of another program that starts meanwhile.
 """
 
 from __future__ import annotations
