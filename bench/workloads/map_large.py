@@ -4,8 +4,8 @@
 targets that pay for each one. Peer: the stock Pool, which cuts this into 4 chunks per agent and so pays for pickling
 and little else.
 
-Not told: what a shorter map costs, where what is paid once is most of it (`python -m bench growth` does); anything about
-uneven items (`bench.workloads.skew`), where those few chunks are what makes the stock Pool slow.
+Not told: what a shorter map costs, where what is paid once is most of it (`python -m bench growth` does); anything
+about uneven items (`bench.workloads.skew`), where those few chunks are what makes the stock Pool slow.
 """
 
 from __future__ import annotations

@@ -204,9 +204,8 @@ def summary(way: str, seconds: Sequence[float]) -> Forecast:
     last = len(ordered) - 1
     middle, low, high = statistics.median(ordered), ordered[round(0.05 * last)], ordered[round(0.95 * last)]
     own = NORMAL_95 * (OWN_ERROR_OF_IMAP if way == STOCK_IMAP else OWN_ERROR) * middle
-    return Forecast(
-        way, middle, max(0.0, middle - math.hypot(middle - low, own)), middle + math.hypot(high - middle, own)
-    )
+    low, high = middle - math.hypot(middle - low, own), middle + math.hypot(high - middle, own)
+    return Forecast(way, middle, max(0.0, low), high)
 
 
 def pays_from(profile: Profile, costs: Costs, way: str, agents: int) -> int | None:
