@@ -133,8 +133,10 @@ class Brake:
 
     def allow(self, chunks: int) -> int:
         """How many may be rung for so many chunks."""
-        if self._look_at is None and not self._has_stopped:
-            self._look_at = time.monotonic() + LOOK_S
+        if not self._has_stopped:
+            due = time.monotonic() + LOOK_S
+            if self._look_at is None or self._look_at > due:  # one after `AGAIN_S` is too late for what is queued now
+                self._look_at = due
         return min(chunks, max(0, self.enough - len(self._getting_on())))
 
     def rang(self, slots: list[int]) -> None:

@@ -116,6 +116,17 @@ def test_what_one_look_misses_the_next_one_finds(
     meet(pool, gate)
 
 
+def test_look_that_was_to_come_late_comes_soon_where_something_is_queued(
+    open_pool: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a map of long items follows one of short ones: the last look saw nothing queued and something running."""
+    gate = gates("held")
+    pool: Any = open_pool(AGENTS)
+    brake = put_on(pool, monkeypatch)
+    pool._engine.call(lambda: setattr(brake, "_look_at", time.monotonic() + 1000))
+    meet(pool, gate)
+
+
 def test_brake_is_let_go_where_nobody_is_left_to_wake(
     open_pool: Open, start_method: str, gates: Gates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
