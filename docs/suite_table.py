@@ -113,7 +113,6 @@ def growth(data: Mapping[str, Any]) -> Iterator[str]:
     """What a task costs by how many there are, and a makespan by how many agents; a table for each kind. Empty: not
     measured, since one run would take minutes."""
     names, cells = _stored.labels(data), _stored.cells(data)
-    limit = f"over {data['settings']['limit_s']:.0f} s"
     yield _about(data, GROWTH)
     for kind in _growth.kinds(data):
         yield ""
@@ -125,8 +124,10 @@ def growth(data: Mapping[str, Any]) -> Iterator[str]:
             size = int(float(row.removeprefix(f"{kind.name}-")))
             words = []
             for target, points in found.items():
-                late = (row, target) in cells and all("no answer" in e for e in cells[row, target].errors)
-                words.append(short(points[size].median) if size in points else limit if late else "")
+                errors = cells[row, target].errors if (row, target) in cells else []
+                late = bool(errors) and all("no answer within" in error for error in errors)
+                over = errors[0].replace("no answer within", "over") if late else ""
+                words.append(short(points[size].median) if size in points else over)
             yield _line(_growth.count(size), *words)
 
 
