@@ -94,6 +94,7 @@ def test_queue_of_a_stopped_agent_is_taken_by_others(
     assert [result.get() for result in results] == list(range(0, 200, 2))
     if held is not None:
         wait_until(lambda: health(pool)[victim.slot] == "stopped", "seen as stopped")
+        wait_until(lambda: events(caplog, "agent_stopped") or events(caplog, "agent_stuck"), "told, right after")
         assert len(events(caplog, "agent_stopped") + events(caplog, "agent_stuck")) == 1, "told once"
     os.kill(victim.pid, signal.SIGCONT)
     if held is not None:
@@ -204,6 +205,7 @@ def test_agent_that_is_stopped_while_it_starts_is_seen(
     os.kill(pool._pool[0].pid, signal.SIGSTOP)
     result = pool.apply_async(tasks.double, (1,))
     wait_until(lambda: health(pool) == ["stopped"], "seen as stopped")
+    wait_until(lambda: events(caplog, "agent_stopped"), "told, right after")
     assert len(events(caplog, "agent_stopped")) == 1
     gate.release()
     os.kill(pool._pool[0].pid, signal.SIGCONT)
