@@ -163,7 +163,7 @@ BATCHES: list[tuple[int, list[tuple[int, int]]]] = [
 """Agents, and what the parent submits: as many chunks as there are agents."""
 
 
-@pytest.mark.parametrize("endless", [False, True], ids=["short", "endless"])
+@pytest.mark.parametrize("endless", [pytest.param(False, marks=pytest.mark.stress), True], ids=["short", "endless"])
 def test_as_many_chunks_run_as_there_are_agents(endless: bool) -> None:
     """A task may wait for the one behind it (D2), so an endless one may not keep that from running."""
     agents, batches = BATCHES[0]

@@ -953,7 +953,7 @@ class TestStop:
                 assert error is None or isinstance(error, PoolTerminatedError)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.stress) for seed in (2, 3))])
 def test_nothing_is_lost_and_nothing_runs_twice_in_a_storm(open_scheduler: Open, tmp_path: Path, seed: int) -> None:
     """Agents die, leave, come and run out of time; tasks of all kinds flow. Each ends once, on an agent that has its
     skills, and none runs twice without leave."""
