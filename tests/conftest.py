@@ -107,7 +107,6 @@ def pytest_configure() -> None:
     if os.environ.get("MPSTEAL_TEST_LOCKS"):
         # The whole suite as where there is no `membarrier`: owners take their locks for every chunk.
         engine_loop.load_barrier = lambda: None
-    gc.disable()  # up to `pytest_collection_finish`: what is loaded until then stays
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -134,11 +133,17 @@ def _has_other_method(item: pytest.Item) -> bool:
     )
 
 
-def pytest_collection_finish() -> None:
-    """All modules are loaded: let no later collection walk over them (60 ms each, in a thousand tests)."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[Any]:
+    """Collect no garbage while modules are loaded, and let no later collection walk over them (60 ms each, in a
+    thousand tests)."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
