@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import _machine
 from bench._run import Outcome, Run, Spread
 from bench._targets import OURS, STOCK
 
@@ -114,7 +114,7 @@ def document(
         )
     return {
         "schema": SCHEMA,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "made": _machine.now(),
         "settings": settings,
         "machine": machine,
         "pools": pools,

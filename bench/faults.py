@@ -44,7 +44,7 @@ class Run:
     detail: list[str] = field(default_factory=list)
     took_s: float = 0.0
     error: str = ""
-    made: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    made: str = field(default_factory=_machine.now)
     commit: str | None = None  # of this checkout
 
 
@@ -205,7 +205,7 @@ def document(
     adapters = {pool: _fault_pools.load(pool) for pool in pools}
     return {
         "schema": SCHEMA,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "made": _machine.now(),
         "settings": settings,
         "machine": machine,
         "pools": {

@@ -750,7 +750,7 @@ def document(samples: dict[str, list[dict[str, Any]]], *, rounds: int, cores: in
     """What is stored: every sample, and what the figures depend on."""
     return {
         "schema": SCHEMA,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "made": _machine.now(),
         "command": "python -m " + " ".join(["bench", *sys.argv[1:]]),
         "machine": _machine.describe(),
         "cores": cores,

@@ -313,7 +313,7 @@ def _document(records: Sequence[Record], settings: dict[str, Any], wrong: int) -
     ordered = sorted(records, key=lambda r: (r.agents, -r.mean_ms, order[r.load], order[r.scheme]))
     return {
         "schema": SCHEMA,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "made": _machine.now(),
         "settings": settings,
         "machine": _machine.describe(),
         "wrong": wrong,

@@ -161,7 +161,7 @@ def document(
         figures.append(about | figure | {"measured": spread, "target": goal, "met": found.met})
     return {
         "schema": SCHEMA,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "made": _machine.now(),
         "settings": settings,
         "machine": machine,
         "figures": figures,

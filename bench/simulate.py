@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     path = RESULTS if is_full else args.json
     if path is not None:
         runs = [{"strategy": strategy} | outcome.as_data() for strategy, outcome in outcomes]
-        made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        made = _machine.now()
         data = {"schema": SCHEMA, "made": made, "settings": settings, "machine": machine, "wrong": wrong, "runs": runs}
         _report.write(path, data)
         print(f"written: {path}")

@@ -229,7 +229,7 @@ def _begin(
     new = {
         "schema": _stored.SCHEMA,
         "kind": "suite",
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "made": _machine.now(),
         "command": " ".join(["mpsteal bench", *args.words]),
         "settings": settings | {"took_s": 0.0},
         "machine": _machine.describe(),
