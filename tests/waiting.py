@@ -73,6 +73,16 @@ def wait_idle(pool: Any) -> None:
     wait_until(lambda: all(a.pid and a.parked for a in pool.stats().agents), "all agents parked")
 
 
+def manager_pid(pool: Any, old: int = 0) -> int:
+    """Wait for the Manager that comes, after the one of process `old`; its process.
+
+    Asked in the engine's thread, so its start is over: all descriptors are there.
+    """
+    engine = pool._engine
+    wait_until(lambda: engine.call(lambda: engine.guard.pid) not in (0, old), "the Manager started")
+    return int(engine.guard.pid)
+
+
 def lines(path: str | os.PathLike[str]) -> list[str]:
     """The lines tasks have noted in a file."""
     try:

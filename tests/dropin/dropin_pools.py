@@ -6,7 +6,7 @@ import multiprocessing
 import multiprocessing.pool
 from typing import Any
 
-from waiting import wait_until
+from waiting import manager_pid
 
 import mpsteal
 
@@ -26,7 +26,7 @@ def open_pool(pool_class: Any, method: str = "fork", processes: int = 2, **kwds:
     pool = pool_class(processes, context=multiprocessing.get_context(method), **kwds)
     if pool_class is OURS and "initializer" not in kwds:
         # Its Manager comes a moment later; the leak check of a test that shares this pool should find it there.
-        wait_until(lambda: pool._engine.guard.pid, "the Manager started")
+        manager_pid(pool)
     return pool
 
 

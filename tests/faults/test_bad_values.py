@@ -20,7 +20,7 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 from gates import Gates, pass_gate
-from waiting import ALARM_S, agent_pids, wait_idle, wait_until
+from waiting import ALARM_S, agent_pids, manager_pid, wait_idle
 
 import mpsteal
 from mpsteal._engine.dispatch import explain_pickling
@@ -34,7 +34,7 @@ def shared_pool(request: pytest.FixtureRequest) -> Iterator[mpsteal.Pool]:
     context = multiprocessing.get_context(request.param)
     with mpsteal.Pool(2, context=context) as pool:
         # The Manager comes a little later, which must not count against the test that sees it come.
-        wait_until(lambda: pool._engine.guard.pid, "the Manager started")
+        manager_pid(pool)
         yield pool
 
 

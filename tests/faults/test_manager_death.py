@@ -16,19 +16,13 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 from gates import Gates, pass_gate
-from waiting import agent_pids, is_gone, lines, program, wait_gone, wait_idle, wait_until
+from waiting import agent_pids, is_gone, lines, manager_pid, program, wait_gone, wait_idle, wait_until
 
 import mpsteal
 from mpsteal._engine import guard
 from mpsteal._queue.manager import QueueManager
 
 Open = Callable[..., mpsteal.Pool]
-
-
-def manager_pid(pool: mpsteal.Pool) -> int:
-    """Wait for the Manager; its process."""
-    wait_until(lambda: pool._engine.guard.pid, "the Manager started")
-    return pool._engine.guard.pid
 
 
 def test_work_goes_on_and_a_new_one_comes(
@@ -42,7 +36,7 @@ def test_work_goes_on_and_a_new_one_comes(
     before, agents = manager_pid(pool), agent_pids(pool)
     os.kill(before, signal.SIGKILL)
     assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
-    wait_until(lambda: pool._engine.guard.pid not in (0, before), "a new Manager")
+    manager_pid(pool, before)
     wait_gone([before])
     gate.open()
     assert held.get() == 1
@@ -61,7 +55,7 @@ def test_killed_again_and_again(open_pool: Open) -> None:
     for _ in range(4):
         before = manager_pid(pool)
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda old=before: pool._engine.guard.pid not in (0, old), "a new Manager")
+        manager_pid(pool, before)
         assert pool.apply(tasks.double, (2,)) == 4
 
 
@@ -70,7 +64,7 @@ def test_a_new_one_does_all_that_the_first_did(open_pool: Open, start_method: st
     pool = open_pool(1, start_method)
     before = manager_pid(pool)
     os.kill(before, signal.SIGKILL)
-    wait_until(lambda: pool._engine.guard.pid not in (0, before), "a new Manager")
+    manager_pid(pool, before)
     wait_until(lambda: os.listdir(pool._engine.guard.folder), "its socket")
     manager = QueueManager(os.path.join(pool._engine.guard.folder, "manager"), pool._engine.guard.authkey)
     wait_until(lambda: _connects(manager), "it serves")

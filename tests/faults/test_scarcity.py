@@ -17,7 +17,7 @@ NO_DESCRIPTORS = """
 import multiprocessing, os, resource, signal, sys, time
 import fault_tasks as tasks
 from storms import value_or_death
-from waiting import agent_pids, wait_gone, wait_idle, wait_until
+from waiting import agent_pids, manager_pid, wait_gone, wait_idle, wait_until
 import mpsteal
 
 
@@ -26,7 +26,7 @@ def main():
     pools = [mpsteal.Pool(2, context=context) for context in contexts]
     for pool in pools:
         wait_idle(pool)
-        wait_until(lambda: pool._engine.guard.pid, "the Manager started")
+        manager_pid(pool)
     open_before = len(os.listdir("/proc/self/fd"))
     before = [agent_pids(pool) for pool in pools]
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
@@ -75,7 +75,7 @@ def test_all_killed_while_no_descriptor_is_free(tmp_path: Path) -> None:
 NO_PROCESSES = """
 import multiprocessing, os, resource, shutil, signal, sys, tempfile, time
 import fault_tasks as tasks
-from waiting import agent_pids, wait_gone, wait_idle, wait_until
+from waiting import agent_pids, manager_pid, wait_gone, wait_idle, wait_until
 import mpsteal
 
 USER = 54321
@@ -85,7 +85,7 @@ def main():
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     pool = mpsteal.Pool(2, context=multiprocessing.get_context("fork"))
     wait_idle(pool)
-    wait_until(lambda: pool._engine.guard.pid, "the Manager started")
+    manager_pid(pool)
     before, open_before = agent_pids(pool), len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NPROC, (1, hard))
     for pid in before:

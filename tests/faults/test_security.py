@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import fault_tasks as tasks
 import pytest
-from waiting import agent_pids, wait_gone, wait_idle, wait_until
+from waiting import agent_pids, manager_pid, wait_gone, wait_idle, wait_until
 
 import mpsteal
 from mpsteal._queue.arena import anonymous_file
@@ -139,7 +139,7 @@ def test_programs_that_tasks_start_inherit_nothing(open_pool: Open, start_method
     """However carelessly: with `close_fds=False`, as `os.system` does it."""
     pool = open_pool(1, start_method)
     seen = pool.apply(tasks.list_what_a_program_inherits)
-    wait_until(lambda: pool._engine.guard.pid, "the Manager started")
+    manager_pid(pool)
     assert not targets(pool) & set(seen)
 
 
@@ -266,7 +266,7 @@ def test_manager_that_came_later_serves_too(open_pool: Open, start_method: str) 
     first = pool._engine.guard.pid
     os.kill(first, signal.SIGKILL)
     wait_gone([first])
-    wait_until(lambda: pool._engine.guard.pid not in (0, first), "a new Manager")
+    manager_pid(pool, first)
     check_manager_serves(pool)
 
 
@@ -394,6 +394,6 @@ def test_manager_imports_nothing_from_the_current_directory(
     monkeypatch.chdir(here)
     os.kill(first, signal.SIGKILL)
     wait_gone([first])
-    wait_until(lambda: pool._engine.guard.pid not in (0, first), "a new Manager")
+    manager_pid(pool, first)
     address(pool)
     assert not noted.exists()

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from gates import Gates
 from storms import value_or_death
-from waiting import agent_pids, lines, program, signal_own, wait_gone, wait_idle, wait_until
+from waiting import agent_pids, lines, manager_pid, program, signal_own, wait_gone, wait_idle, wait_until
 
 import mpsteal
 from mpsteal._engine import crew as crew_module
@@ -228,7 +228,7 @@ def test_fork_that_fails_is_tried_again_and_keeps_no_descriptor(
     """EAGAIN, from the system call itself. `multiprocessing` forgets four descriptors then, every time."""
     pool = open_pool(1, method)
     wait_idle(pool)
-    wait_until(lambda: pool._engine.guard.pid, "the Manager started")
+    manager_pid(pool)
     (victim,) = agent_pids(pool)
     before, tries = psutil.Process().num_fds(), []
 
@@ -253,7 +253,7 @@ def test_pipe_that_fails_is_tried_again_and_keeps_no_descriptor(
     """The second of the two that a process is started with; `multiprocessing` forgets the first then."""
     pool = open_pool(1, start_method)
     wait_idle(pool)
-    wait_until(lambda: pool._engine.guard.pid, "the Manager started")
+    manager_pid(pool)
     (victim,) = agent_pids(pool)
     before, calls = psutil.Process().num_fds(), []
     pipe = os.pipe

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import fault_tasks as tasks
 import pytest
-from waiting import ALARM_S, agent_pids, wait_idle, wait_until
+from waiting import ALARM_S, agent_pids, manager_pid, wait_idle, wait_until
 
 import mpsteal
 
@@ -52,7 +52,7 @@ def test_new_manager_leaves_warnings_alone(open_pool: Open, held_forks: HeldFork
         pool = open_pool(1, "fork")
         assert held_forks.reached.wait(ALARM_S)
     held_forks.go.set()
-    wait_until(lambda: pool._engine.guard.pid, "the Manager")
+    manager_pid(pool)
     assert handling() == before
 
 
@@ -60,7 +60,7 @@ def test_new_agent_leaves_warnings_alone(open_pool: Open, held_forks: HeldForks)
     held_forks.go.set()
     pool = open_pool(1, "fork")
     wait_idle(pool)
-    wait_until(lambda: pool._engine.guard.pid, "the Manager")
+    manager_pid(pool)
     held_forks.go.clear()
     held_forks.reached.clear()
     before = handling()
@@ -77,7 +77,7 @@ def test_program_that_refuses_warnings_is_served(open_pool: Open) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pool = open_pool(1, "fork")
-        wait_until(lambda: pool._engine.guard.pid, "the Manager")
+        manager_pid(pool)
         os.kill(agent_pids(pool)[0], signal.SIGKILL)
         wait_until(lambda: len(agent_pids(pool)) == 1, "a new agent")
         assert pool.apply(tasks.double, (4,)) == 8
