@@ -254,18 +254,20 @@ def _children() -> list[psutil.Process]:
         try:
             if child.status() != psutil.STATUS_ZOMBIE:
                 found.append(child)
-            elif child.ppid() == os.getpid() and child.pid not in _known_to_subprocess():
+            elif child.ppid() == os.getpid() and child.pid not in _known_to_a_library():
                 os.waitpid(child.pid, os.WNOHANG)  # an orphan that we adopted and that has ended
         except (psutil.NoSuchProcess, ChildProcessError):
             pass
     return found
 
 
-def _known_to_subprocess() -> set[int]:
-    """Children whose exit status a Popen object still has to fetch."""
+def _known_to_a_library() -> set[int]:
+    """Children whose exit status a Popen or a Process object still has to fetch."""
     import subprocess
 
     held = {item.pid for item in getattr(subprocess, "_active", None) or ()}
+    processes: set[Any] = getattr(multiprocessing.process, "_children", set())
+    held |= {process.pid for process in list(processes)}  # those that have ended since `active_children` looked
     return held | {o.pid for o in gc.get_objects() if isinstance(o, subprocess.Popen)}
 
 

@@ -10,12 +10,9 @@ told to the engine, which has the handles to fail.
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 import selectors
 import signal
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -71,19 +68,6 @@ BARREN_S, BARREN_PAUSE_LAST_S = 1.0, 30.0
 """An agent that died within so long of its start and had taken no task was barren. The first is replaced at once; after
 the second in a row there is a pause (`RESPAWN_PAUSE_S`), doubled with each up to the longest; 1 s where no other agent
 works. Shorter burns CPU on agents that are killed as they come; longer lets an agent be missed when that is over."""
-
-
-_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
-
-
-def _disown() -> None:
-    # Agents are no children of this process; `multiprocessing` would try to join them when it exits.
-    ours: set[Any] = getattr(multiprocessing.process, "_children", set())
-    for crew in list(_crews):
-        ours.difference_update(crew.family)
-
-
-os.register_at_fork(after_in_child=_disown)
 
 
 def _name(slot: int) -> str:
@@ -145,12 +129,6 @@ class Crew:
         self._failures_in_row = 0
         self._barren: dict[int, int] = {}
         """How many in a row died before they had taken a task, by slot."""
-        _crews.add(self)
-
-    @property
-    def family(self) -> list[Any]:
-        """All process objects, those of spares and of agents that have left included."""
-        return self.processes + self.spares.processes + [agent.process for agent in list(self._lingering.values())]
 
     # -- starting -------------------------------------------------------------------------------------------------
 
@@ -205,7 +183,6 @@ class Crew:
         """Inside `interrupts_held`, until it is known: a Ctrl-C in between would leave an agent nobody ends."""
         agent = self.alive[slot] = start_process(process, slot, _name(slot))
         agent.done_before = self._collector.collected[slot]
-        self.processes.append(process)  # at once: other threads may fork meanwhile, and count who is there
 
     def _list_processes(self) -> None:
         self.processes = [self.alive[slot].process for slot in sorted(self.alive)]

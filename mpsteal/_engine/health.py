@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.process
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, popen_fork
 from typing import Any, TypeVar
@@ -185,10 +187,25 @@ def interrupts_deferred() -> Iterator[None]:
             before(*came[0])
 
 
+_processes: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Process objects of all agents, from before their start until after their end."""
+
+
+def _disown() -> None:
+    # Agents are no children of this process; `multiprocessing` would try to join them when it exits.
+    children: set[Any] = getattr(multiprocessing.process, "_children", set())
+    children.difference_update(_processes)
+
+
+os.register_at_fork(after_in_child=_disown)
+
+
 def make_ready(make: Callable[..., Any], spec: AgentSpec, name: str) -> Any:
     """The process object of an agent that is to be started."""
     given = spec.surroundings
-    return make(target=agent_main, args=(spec,), name=name if given is None else Name(name, given.environment))
+    process = make(target=agent_main, args=(spec,), name=name if given is None else Name(name, given.environment))
+    _processes.add(process)
+    return process
 
 
 def start_process(process: Any, slot: int, name: str) -> AgentProcess:

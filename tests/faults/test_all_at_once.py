@@ -98,7 +98,8 @@ class Killer:
             self._release(chance.choice([signal.SIGCONT, signal.SIGKILL]))
             ready = [agent for agent in self._pool.stats().agents if agent.state == "ready"]
             if self._is_fast:
-                victims = [process.pid for process in self._crew.family]
+                lingering = [agent.process for agent in list(self._crew._lingering.values())]
+                victims = [p.pid for p in self._crew.processes + self._crew.spares.processes + lingering]
             else:  # they take longer to start than this goes on: one that works is left
                 victims = [agent.pid for agent in ready[1:]] + [p.pid for p in self._crew.spares.processes]
             if not victims:

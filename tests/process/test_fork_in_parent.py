@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import traceback
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,6 @@ from gates import Gates, pass_gate
 from waiting import agent_pids, wait_idle
 
 import mpsteal
-from mpsteal._engine import crew
 
 Open = Callable[..., mpsteal.Pool]
 
@@ -241,19 +239,31 @@ def test_stock_pool_beside_ours(order: str) -> None:
     two.join()
 
 
-def test_agents_are_known_one_by_one_as_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child that another thread forks in between leaves them alone: they are none of its children."""
-    real, known = crew.start_process, []
+def test_agents_are_never_a_childs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever it is forked: as they start, while they run, once they are dead and not yet joined."""
+    counts: list[int] = []
 
-    def start(process: Any, *args: Any) -> Any:
-        known.append([len(one.family) for one in crew._crews if process not in one.family])
-        return real(process, *args)
+    def fork_and_count() -> None:
+        counts.append(forked(lambda: os._exit(len(multiprocessing.process._children))))  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(crew, "_crews", weakref.WeakSet())
-    monkeypatch.setattr(crew, "start_process", start)
-    with mpsteal.Pool(3) as pool:
-        assert pool.map(tasks.double, range(10)) == list(range(0, 20, 2))
-    assert known == [[0], [1], [2]]
+    class Watched(multiprocessing.context.ForkProcess):
+        def start(self) -> None:
+            super().start()
+            fork_and_count()
+
+        def join(self, timeout: float | None = None) -> None:
+            fork_and_count()
+            super().join(timeout)
+
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(type(context), "Process", Watched)
+    assert not multiprocessing.active_children()
+    with mpsteal.Pool(2, context=context, maxtasksperchild=3) as pool:
+        with pytest.raises(mpsteal.AgentDiedError):
+            pool.apply(tasks.die_at_once, (1,))
+        assert pool.map(tasks.double, range(10), 1) == list(range(0, 20, 2))
+    assert len(counts) >= 6
+    assert not any(counts)
 
 
 def test_task_of_a_forked_agent_cannot_use_the_pool(open_pool: Open, monkeypatch: pytest.MonkeyPatch) -> None:
