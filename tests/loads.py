@@ -25,7 +25,7 @@ import fault_tasks as tasks
 import psutil
 import pytest
 from scheduler_tasks import die_the_first_time, wait_gone_for_good, wait_taken_in
-from waiting import wait_idle, wait_until
+from waiting import manager_pid, wait_idle, wait_until
 
 import mpsteal
 from mpsteal import Agent, AgentDiedError, DependencyError, Task, TaskTimeoutError, WorkStealingScheduler
@@ -171,7 +171,7 @@ def mixed_load(
     load = PoolLoad(pool, random.Random(seed), largest_mib)
     wait_idle(pool)
     pool.apply_async(tasks.double, (1,), callback=[].append).wait()  # the thread for callbacks starts when needed
-    wait_until(lambda: tasks.has_manager(pool), "the Manager is there")
+    manager_pid(pool)
     flat = Flat(take_count(), warm_s)
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -55,7 +55,7 @@ def test_changelog_knows_the_version(pyproject):
 def test_readme_has_two_commands_that_need_only_python_and_pip():
     demo, test = readme_commands()
     assert demo.endswith(" examples/analyse_stdlib.py")
-    assert test.endswith("/pytest -n 3")
+    assert test.endswith("/pytest -n 4")
     for command in (demo, test):
         venv = command.split()[3]
         assert all(step.lstrip().startswith(f"{venv}/bin/") for step in command.split("&&")[1:])

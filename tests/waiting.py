@@ -78,9 +78,14 @@ def manager_pid(pool: Any, old: int = 0) -> int:
 
     Asked in the engine's thread, so its start is over: all descriptors are there.
     """
-    engine = pool._engine
-    wait_until(lambda: engine.call(lambda: engine.guard.pid) not in (0, old), "the Manager started")
-    return int(engine.guard.pid)
+    engine, pids = pool._engine, [0]
+
+    def has_come() -> bool:
+        pids.append(engine.call(lambda: engine.guard.pid))
+        return pids[-1] not in (0, old)
+
+    wait_until(has_come, "the Manager started")
+    return pids[-1]
 
 
 def lines(path: str | os.PathLike[str]) -> list[str]:

@@ -188,7 +188,7 @@ def interrupts_deferred() -> Iterator[None]:
 
 
 _processes: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Process objects of all agents, from before their start until after their end."""
+"""Process objects of all agents, from before their start for as long as they live."""
 
 
 def _disown() -> None:

@@ -42,7 +42,7 @@ def test_running_call_is_ended_and_the_queue_is_kept(open_pool: Open, gates: Gat
     assert len(before - set(agent_pids(pool))) == 1
     stats = pool.stats()
     assert (stats.agents_replaced, stats.agent_deaths, stats.timeouts) == (1, 0, 0)
-    assert not pool._engine.dispatcher.cancels.open
+    wait_until(lambda: not pool._engine.dispatcher.cancels.open, "forgotten")
     pool._engine.validate()
 
 

@@ -55,7 +55,7 @@ def test_kept_argument_does_not_change(open_pool: Open) -> None:
         flood(pool, MIB)
     _, kept = pool.apply(tasks.kept_digests)
     assert kept == {i: tasks.digest(array)[0] for i, array in enumerate(arrays)}
-    assert len(blocks_of(pool).lent) == 5
+    wait_until(lambda: len(blocks_of(pool).lent) == 5, "a lease for each")
     pool.apply(tasks.drop_all)
     wait_until(lambda: not blocks_of(pool).lent and not blocks_of(pool).live_bytes, "all blocks free")
 
@@ -139,7 +139,7 @@ def test_more_leases_than_entries(open_pool: Open) -> None:
     flood(pool, MIB)
     _, kept = pool.apply(tasks.kept_digests)
     assert kept == {i: tasks.digest(array)[0] for i, array in enumerate(arrays)}
-    assert len(blocks_of(pool).lent) == 2
+    wait_until(lambda: len(blocks_of(pool).lent) == 2, "as many leases as entries")
 
 
 def refuse_large(write: Any, limit: int, segment: Segment, offset: int, data: Any) -> None:

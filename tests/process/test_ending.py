@@ -19,7 +19,7 @@ import fault_tasks as tasks
 import psutil
 import pytest
 from gates import Gates, pass_gate
-from waiting import agent_pids, is_gone, lines, program, wait_gone, wait_idle, wait_until
+from waiting import agent_pids, is_gone, lines, manager_pid, program, wait_gone, wait_idle, wait_until
 
 import mpsteal
 
@@ -176,7 +176,8 @@ def test_signal_handler_between_waking_and_ringing(open_pool: Open) -> None:
     """Who submits in a handler may not rely on the ring that it interrupted."""
     pool = open_pool(1)
     wait_idle(pool)
-    wait_until(lambda: pool._engine.asleep and pool._engine.guard.pid, "the engine asleep")
+    manager_pid(pool)
+    wait_until(lambda: pool._engine.asleep, "nothing else will wake the engine")
     got: list[int] = []
     pool._engine._ringing = Interrupting(lambda: got.append(pool.apply(tasks.double, (21,))))
     assert pool.apply(tasks.double, (4,)) == 8
@@ -187,7 +188,8 @@ def test_signal_handler_needs_another_thread_of_the_pool(open_pool: Open) -> Non
     """The feeder of its `imap` rings, too, and may not wait for the ringing that the handler interrupted."""
     pool = open_pool(1)
     wait_idle(pool)
-    wait_until(lambda: pool._engine.asleep and pool._engine.guard.pid, "the engine asleep")
+    manager_pid(pool)
+    wait_until(lambda: pool._engine.asleep, "nothing else will wake the engine")
     got: list[int] = []
     pool._engine._ringing = Interrupting(lambda: got.extend(pool.imap(tasks.double, iter(range(6)))))
     assert pool.apply(tasks.double, (4,)) == 8
@@ -198,7 +200,8 @@ def test_handler_that_raises_before_the_ring(open_pool: Open) -> None:
     """The next submit rings for both."""
     pool = open_pool(1)
     wait_idle(pool)
-    wait_until(lambda: pool._engine.asleep and pool._engine.guard.pid, "the engine asleep")
+    manager_pid(pool)
+    wait_until(lambda: pool._engine.asleep, "nothing else will wake the engine")
 
     def interrupt() -> None:
         raise KeyboardInterrupt

@@ -23,7 +23,8 @@ class LostSignal:
     """Sends SIGINT to itself once somebody has waited for one part in vain.
 
     Attributes:
-        is_meant: whether waits count by now. A pool that takes its time to start is waited for in parts, too.
+        is_meant: whether waits of the main thread count by now. A pool that takes its time to start is waited for in
+            parts, too.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class LostSignal:
     def in_parts(self, timeout: float | None) -> Iterator[float]:
         """As the real ones, and tells of the second and all after."""
         for count, part in enumerate(self._real(timeout)):
-            if count >= 1 and self.is_meant:
+            if count >= 1 and self.is_meant and threading.current_thread() is threading.main_thread():
                 self._waited.set()
             yield part
 

@@ -16,7 +16,7 @@ import fault_tasks as tasks
 import pytest
 from gates import Gate, Gates, arrive_and_pid, pass_gate, pass_gate_and_pid
 from storms import Killer, seed_of_run
-from waiting import agent_pids, is_gone, lines, wait_gone, wait_until
+from waiting import agent_pids, is_gone, lines, manager_pid, wait_gone, wait_until
 
 import mpsteal
 
@@ -81,9 +81,11 @@ def test_old_and_new_agents_wake_one_another(open_pool: Open, gates: Gates) -> N
 def test_room_is_for_64_agents_and_takes_nothing(open_pool: Open) -> None:
     before = descriptors()
     pool = open_pool(2, max_processes=2)
+    manager_pid(pool)
     without = descriptors() - before
     pool.terminate()
     pool = open_pool(2)
+    manager_pid(pool)
     assert descriptors() - before <= without, "no descriptor for agents that are not there"
     assert pool._engine.capacity >= 64
 
@@ -240,7 +242,7 @@ def test_slot_is_used_again_and_nothing_piles_up(open_pool: Open) -> None:
         return pids
 
     up_and_down()
-    wait_until(lambda: tasks.has_manager(pool), "the Manager is there")
+    manager_pid(pool)
     wait_until(lambda: not pool._engine.crew._lingering, "nobody lingers")
     before = descriptors()
     for _ in range(5):

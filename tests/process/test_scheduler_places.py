@@ -67,6 +67,7 @@ def test_tasks_that_nobody_can_run_take_no_page(open_scheduler: Open) -> None:
         strange.append(scheduler.submit_task(Task("strange", ["cobol"], priority=1 + i % 5)))
         assert [t.result(ALARM_S) for t in scheduler.submit_tasks([Task("t", ["python"]) for _ in range(10)])]
     assert {task.state for task in strange} == {"waiting"}
+    wait_taken_in(scheduler)
     assert scheduler._dispatcher.inflight == 0, "else the engine looks at the rings for ever"
     assert strange[0].cancel() and strange[0].state == "cancelled"
     scheduler.register_agent(Agent("b", ["cobol"]))

@@ -201,10 +201,16 @@ def test_finds_a_lost_chunk_anywhere(held: mpsteal.Pool) -> None:
     places = [at for s in range(2) for at in deques._range_words(s) if words[at] < words[at + 1]]
     assert len(places) >= 3
     for at in chance.sample(places, 3):
-        words[at + 1] -= 1
+
+        def lose_and_validate(last: int = at + 1) -> None:
+            words[last] -= 1
+            try:
+                validate_now(held)
+            finally:
+                words[last] += 1
+
         with pytest.raises(AssertionError, match="I1 chunk"):
-            validate_now(held)
-        words[at + 1] += 1
+            held._engine.call(lose_and_validate)
         validate_now(held)
 
 
