@@ -334,7 +334,7 @@ def alarmed(gate: Gate, go_on: Gate) -> str:
     before = signal.signal(signal.SIGALRM, stop)
     result = current_pool().apply_async(pass_gate, (gate, 7))
     go_on.wait()
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:
         result.get()
         return "not interrupted"

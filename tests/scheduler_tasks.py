@@ -108,7 +108,7 @@ def wait_ready(scheduler: WorkStealingScheduler) -> None:
     """Wait until every agent has said hello and is at rest."""
     rows = scheduler._engine.status
     wait_until(
-        lambda: all(row["parked"] for row in rows() if row["pid"]) and all(_pids(scheduler)), "all agents parked"
+        lambda: all(_pids(scheduler)) and all(row["parked"] for row in rows() if row["pid"]), "all agents parked"
     )
 
 

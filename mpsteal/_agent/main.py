@@ -38,6 +38,8 @@ def agent_main(spec: AgentSpec) -> None:
     # A forked agent inherits the parent's handlers, which are not about it.
     try:
         _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        # A Ctrl-C that came while it was in the terminal's group has reached the parent, too: to ignore it discards it.
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     except ValueError:  # not in the main thread of its interpreter
         pass

@@ -98,9 +98,9 @@ def run(screen: Screen, options: Options) -> Report:
         for n in range(planned):
             hand_in()
             stage.until(is_flowing, "tasks flowing")
-            victim = _find_victim(stage, alive, may_retry=n % 2 == 0)
-            if victim is None:
-                break
+            while (victim := _find_victim(stage, alive, may_retry=n % 2 == 0)) is None:
+                hand_in()
+                stage.until(is_flowing, "tasks flowing")
             alive.remove(victim)
             kills.append(_kill(stage, victim))
         hand_in()

@@ -87,9 +87,11 @@ def test_agent_killed_while_the_parent_writes_a_large_argument(
     wait_idle(pool)
     before, taken_before = set(agent_pids(pool)), taken_bytes(pool)
     gate = gates("held")
-    held = [pool.apply_async(pass_gate, (gate, i)) for i in range(2)]
-    gate.wait_arrived(2)
-    victim = agent_pids(pool)[1]
+    held = [pool.apply_async(pass_gate, (gate, 0))]
+    gate.wait_arrived()
+    (victim,) = [agent.pid for agent in pool.stats().agents if not agent.running_s]
+    held.append(pool.apply_async(pass_gate, (gate, 1)))
+    gate.wait_arrived()
     half_written, go_on = threading.Event(), threading.Event()
     segment = pool._engine.segment
     write_block = segment.write_block

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from gates import Gates
 from storms import seed_of_run
-from waiting import ALARM_S, agent_pids, wait_idle, wait_until
+from waiting import ALARM_S, agent_pids, signal_own, wait_idle, wait_until
 
 import mpsteal
 from mpsteal._queue import leases as leases_module
@@ -312,7 +312,7 @@ def test_every_array_arrives_whole_whoever_dies(open_pool: Open, calls: int, kil
             if number in kill_at:
                 pids = agent_pids(pool)
                 if pids:
-                    os.kill(chance.choice(pids), signal.SIGKILL)
+                    signal_own(chance.choice(pids), signal.SIGKILL)
         for arrays, call in sent:
             try:
                 back = call.get(ALARM_S)

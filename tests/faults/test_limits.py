@@ -63,17 +63,17 @@ def test_task_that_never_returns_is_ended(open_pool: Open, gates: Gates, form: s
     before = set(agent_pids(pool))
     others = [pool.apply_async(tasks.double, (i,)) for i in range(20)]
     with pytest.raises(mpsteal.TaskTimeoutError) as caught:
-        end_one(pool, form, gates("begun"), 0.1)
+        end_one(pool, form, gates("begun"), 0.5)
     assert gates("begun").arrived_nowait() == 1
     assert isinstance(caught.value, TimeoutError)
-    assert caught.value.timeout_s == 0.1
+    assert caught.value.timeout_s == 0.5
     if form.startswith("apply"):
         assert caught.value.items is None
     else:
         assert 4 in caught.value.items and str(caught.value.items[0]) in str(caught.value)
     assert "arrive_and_sleep_if" in caught.value.task
     again = pickle.loads(pickle.dumps(caught.value))
-    assert (again.task, again.timeout_s, str(again)) == (caught.value.task, 0.1, str(caught.value))
+    assert (again.task, again.timeout_s, str(again)) == (caught.value.task, 0.5, str(caught.value))
     others += [pool.apply_async(tasks.double, (i,)) for i in range(20, 40)]
     assert [result.get() for result in others] == list(range(0, 80, 2))
     wait_idle(pool)
@@ -95,8 +95,8 @@ def test_limit_counts_from_the_start_of_each_item(open_pool: Open, gates: Gates)
     gate = gates("held")
     held = [pool.apply_async(pass_gate, (gate,)) for _ in range(2)]
     gate.wait_arrived(2)
-    behind = pool.apply_async(tasks.double, (4,), timeout=0.05)
-    behind.wait(0.2)
+    behind = pool.apply_async(tasks.double, (4,), timeout=0.5)
+    behind.wait(0.7)
     gate.release(2)
     assert behind.get() == 8
     for one in held:
@@ -120,7 +120,9 @@ def test_only_what_ran_too_long_is_ended(open_pool: Open, tmp_path: Path) -> Non
                 result.get()
         else:
             assert result.get() == i
-    assert Counter(lines(noted)) == Counter(map(str, range(300)))
+    ran = Counter(map(int, lines(noted)))
+    assert max(ran.values()) == 1
+    assert set(range(300)) - set(ran) <= {50, 150, 250}, "one that is ended may not have come to its first line"
     wait_idle(pool)
     pool._engine.validate()
 
@@ -128,7 +130,7 @@ def test_only_what_ran_too_long_is_ended(open_pool: Open, tmp_path: Path) -> Non
 def test_imap_goes_on_after_a_limit(open_pool: Open, gates: Gates) -> None:
     pool = open_pool(2)
     items = [(gates("begun"), i, 4) for i in range(8)]
-    results = pool.imap(tasks.arrive_and_sleep_if_packed, items, timeout=0.1)
+    results = pool.imap(tasks.arrive_and_sleep_if_packed, items, timeout=0.5)
     got: list[Any] = []
     while True:
         try:
@@ -143,7 +145,7 @@ def test_imap_goes_on_after_a_limit(open_pool: Open, gates: Gates) -> None:
 def test_frozen_agent_is_ended(open_pool: Open, gates: Gates) -> None:
     pool = open_pool(2)
     gate = gates("held")
-    result = pool.apply_async(pass_gate, (gate, 1), timeout=0.5)
+    result = pool.apply_async(pass_gate, (gate, 1), timeout=1.5)
     gate.wait_arrived()
     (frozen,) = [a.pid for a in pool.stats().agents if a.running_s]
     os.kill(frozen, signal.SIGSTOP)
@@ -229,7 +231,7 @@ def test_payload_of_a_task_with_tries_is_kept(open_pool: Open, tmp_path: Path) -
 def test_time_that_is_over_is_not_tried_again(open_pool: Open, tmp_path: Path) -> None:
     noted, pool = str(tmp_path / "noted"), open_pool(1)
     with pytest.raises(mpsteal.TaskTimeoutError):
-        pool.apply(tasks.note_and_sleep, (noted, 1, NEVER_S), timeout=0.1, retries=5)
+        pool.apply(tasks.note_and_sleep, (noted, 1, NEVER_S), timeout=0.5, retries=5)
     assert lines(noted) == ["1"]
 
 

@@ -62,6 +62,7 @@ def test_killed_again_and_again(open_pool: Open) -> None:
 def test_a_new_one_does_all_that_the_first_did(open_pool: Open, start_method: str) -> None:
     """What it watches for is told to the new one, too; at the end nothing of either stays (the leak check sees it)."""
     pool = open_pool(1, start_method)
+    wait_idle(pool)
     before = manager_pid(pool)
     os.kill(before, signal.SIGKILL)
     manager_pid(pool, before)
@@ -146,8 +147,8 @@ def test_comes_without_a_place_for_its_sockets(
         mkdir(path, mode)
 
     mkdir = os.mkdir
-    pool = open_pool(1, start_method)
     monkeypatch.setattr(os, "mkdir", refuse)
+    pool = open_pool(1, start_method)
     pid = manager_pid(pool)
     assert pool.map(tasks.double, range(20)) == list(range(0, 40, 2))
     assert pool._engine.guard.pid == pid
@@ -179,8 +180,8 @@ def test_comes_where_nothing_can_be_written(
 ) -> None:
     """As without a place; here nothing is tried."""
     gone = str(tmp_path / "gone")
-    pool = open_pool(1)
     monkeypatch.setattr(tempfile, "tempdir", gone)
+    pool = open_pool(1, "fork")
     manager_pid(pool)
     assert pool._engine.guard.folder == ""
     assert pool.map(tasks.double, range(20)) == list(range(0, 40, 2))

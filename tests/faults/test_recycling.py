@@ -93,10 +93,10 @@ def test_old_agents_are_replaced_while_there_is_work(open_pool: Open, caplog: py
     while len(before - set(agent_pids(pool))) < 2:
         noted += pool.map(tasks.double, range(100), 1)
     assert noted == list(range(0, 200, 2)) * (len(noted) // 100)
+    wait_idle(pool)  # those that came after them are told of before they are started
     told = [record for record in caplog.records if getattr(record, "event", "") == "agent_recycled"]
     assert {record.agent_pid for record in told} >= before  # type: ignore[attr-defined]
     assert "old" in told[0].getMessage()
-    wait_idle(pool)
     pool._engine.validate()
     assert pool.stats().agents_replaced == 0
 
@@ -178,6 +178,7 @@ def test_spare_may_take_its_time_to_initialize(open_pool: Open, gates: Gates) ->
     gate.release()
     pool.apply(tasks.double, (1,))
     gate.wait_arrived()
+    wait_until(lambda: spare_pids(pool), "the engine knows it")
     (spare,) = spare_pids(pool)
     pool.apply(tasks.double, (2,))
     wait_until(lambda: [process.pid for process in pool._pool] == [spare], "its turn has come")
@@ -364,6 +365,7 @@ def test_spare_killed_in_its_initializer(open_pool: Open, gates: Gates, tmp_path
     held = pool.apply_async(pass_gate, (gates("held"), 1))
     gates("held").wait_arrived()
     gates("initializer").wait_arrived()
+    wait_until(lambda: spare_pids(pool), "the engine knows it")
     (spare,) = spare_pids(pool)
     os.kill(spare, signal.SIGKILL)
     wait_until(lambda: not spare_pids(pool), "its death is known")
@@ -377,9 +379,9 @@ def test_spare_killed_in_its_initializer(open_pool: Open, gates: Gates, tmp_path
 def test_agent_killed_after_it_was_told_to_leave(open_pool: Open, gates: Gates) -> None:
     """What it ran is lost, what was queued is not, and its successor is the one that was ready."""
     pool = open_pool(1, max_age=0.2)
-    before = pool.apply(os.getpid)
     held = pool.apply_async(pass_gate, (gates("held"), 1))
     gates("held").wait_arrived()
+    (before,) = agent_pids(pool)
     behind = [pool.apply_async(tasks.my_pid) for _ in range(5)]
     successor = wait_for_spare(pool)
     engine = pool._engine

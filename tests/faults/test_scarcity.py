@@ -98,7 +98,8 @@ def main():
         mpsteal.Pool(2)
     except BlockingIOError as error:
         print("told:", error)
-    wait_until(lambda: min(tries for _, tries in pool._engine.crew._respawn_at.values() or [(0, 0)]) > 2, "tried again")
+    waiting = pool._engine.crew._respawn_at
+    wait_until(lambda: min(tries for _, tries in list(waiting.values()) or [(0, 0)]) > 2, "tried again")
     resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
     assert [r.get() for r in results] == list(range(0, 200, 2))
     assert mapped.get() == list(range(0, 200, 2))

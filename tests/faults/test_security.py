@@ -238,6 +238,7 @@ def test_client_without_the_key_is_not_listened_to(open_pool: Open, tmp_path: Pa
 
 def check_manager_serves(pool: mpsteal.Pool) -> None:
     """Status, and the segment itself, for who has the key."""
+    wait_idle(pool)
     manager = QueueManager(address(pool), pool._engine.guard.authkey)
     manager.connect()
     pids = [agent["pid"] for agent in manager.queue().status()]  # type: ignore[attr-defined]

@@ -54,7 +54,7 @@ def test_late_alarm_ends_only_its_own_process(open_pool: Open) -> None:
     pool = open_pool(2)
     wait_idle(pool)
     before = set(agent_pids(pool))
-    pid = pool.apply(tasks.set_alarm, (0.02,))
+    pid = pool.apply(tasks.set_alarm, (0.5,))
     wait_until(lambda: pid not in agent_pids(pool), "the agent replaced")
     wait_idle(pool)
     assert set(agent_pids(pool)) - before

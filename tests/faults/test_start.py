@@ -241,7 +241,7 @@ def test_fork_that_fails_is_tried_again_and_keeps_no_descriptor(
         patch.setattr("_posixsubprocess.fork_exec", refuse)
         os.kill(victim, signal.SIGKILL)
         results = [pool.apply_async(tasks.double, (i,)) for i in range(100)]
-        wait_until(lambda: len(tries) == 3, "tried three times")
+        wait_until(lambda: len(tries) >= 3, "tried three times")
     assert [r.get() for r in results] == list(range(0, 200, 2))
     assert set(tries) == {pool._engine.thread}
     assert psutil.Process().num_fds() == before
@@ -267,7 +267,7 @@ def test_pipe_that_fails_is_tried_again_and_keeps_no_descriptor(
     with monkeypatch.context() as patch:
         patch.setattr(os, "pipe", refuse_every_second)
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: len(calls) == 6, "tried three times")
+        wait_until(lambda: len(calls) >= 6, "tried three times")
     assert pool.map(tasks.double, range(100)) == list(range(0, 200, 2))
     wait_idle(pool)
     assert psutil.Process().num_fds() == before
@@ -437,6 +437,7 @@ def test_dead_agent_is_in_no_list_while_it_waits_to_be_replaced(
 ) -> None:
     """Its number may be a stranger's by then."""
     monkeypatch.setattr(crew_module, "RESPAWN_PAUSE_S", 3600.0)
+    monkeypatch.setattr(crew_module, "BARREN_S", 3600.0)
     pool = open_pool(2)
     wait_idle(pool)
     first = pool.stats().agents[0].pid
@@ -464,3 +465,26 @@ def test_fork_whose_surroundings_cannot_be_set_up_is_no_agent(
     with pytest.raises(mpsteal.AgentDiedError):
         pool.apply(tasks.double, (1,))
     assert "no room for a variable" in capfd.readouterr().err
+
+
+INTERRUPTED_AS_IT_IMPORTS = """
+import multiprocessing, os, signal
+import mpsteal
+
+if __name__ == "__mp_main__":
+    os.kill(os.getpid(), signal.SIGINT)  # held back, as it is in agents until they have a group of their own
+
+def double(x):
+    return 2 * x
+
+if __name__ == "__main__":
+    with mpsteal.Pool(1, context=multiprocessing.get_context("spawn")) as pool:
+        print(pool.apply(double, (2,)), pool.stats().agents_replaced)
+"""
+
+
+def test_ctrl_c_that_came_before_its_group_is_not_an_agents(tmp_path: Path) -> None:
+    """A terminal sends it to the whole foreground group, those included that still import the main module."""
+    with program(tmp_path, INTERRUPTED_AS_IT_IMPORTS) as parent:
+        assert parent.wait() == 0
+        assert (parent.output, parent.errors) == ("4 0\n", "")

@@ -64,8 +64,7 @@ def test_task_that_waits_for_ever_is_seen_as_stuck_and_one_that_computes_is_not(
     assert "pass_gate" in told.getMessage()
     gate.release()
     assert stuck.get() == 7
-    wait_idle(pool)
-    assert health(pool)[slot] == "idle"
+    wait_until(lambda: health(pool)[slot] == "idle", "no longer seen as stuck")
 
 
 def test_work_of_a_tasks_children_counts(open_pool: Open) -> None:

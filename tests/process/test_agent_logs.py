@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -242,17 +243,21 @@ def test_handlers_that_hang_cost_records_and_one_warning_not_the_task(
     log.setLevel(logging.INFO)
     try:
         pool = open_pool(1)
+        pool.apply(say_many, (1,))
+        wait_until(lambda: handler.records, "who reads is held")
         pool.apply(say_many, (3000,))  # it ends, although nobody reads
         handler.go.set()
+        pipe = pool._engine.logs._read
+        wait_until(lambda: not select.select([pipe], [], [], 0)[0], "there is room for the warning")
         pool.close()
         pool.join()
     finally:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
     arrived = len(handler.records)
-    assert 0 < arrived < 3000
+    assert 1 < arrived < 3001
     (warning,) = [record for record in caplog.records if getattr(record, "event", "") == "logs_dropped"]
-    assert f"dropped {3000 - arrived} log records" in warning.getMessage()
+    assert f"dropped {3001 - arrived} log records" in warning.getMessage()
 
 
 class TestWhoHasWhichHandlers:

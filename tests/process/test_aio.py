@@ -135,8 +135,8 @@ def test_results_that_come_together_ring_the_loop_once(gates: Gates) -> None:
                 loop.call_soon_threadsafe = lambda *args: (rings.append(args), ring(*args))[1]  # type: ignore[assignment]
                 gate.open()
                 # Here the loop does stand still: so long that all results are there before it looks.
-                engine = pool._pool._engine
-                wait_until(lambda: not engine.dispatcher.inflight and engine.asleep, "all results")
+                mailbox = pool._mailbox()
+                wait_until(lambda: rings and len(mailbox._news) == 502, "all results, those that were held with them")
                 assert len(rings) == 1
                 assert await asyncio.gather(*waiting) == list(range(0, 1000, 2))
 

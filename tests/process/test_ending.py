@@ -22,6 +22,7 @@ from gates import Gates, pass_gate
 from waiting import agent_pids, is_gone, lines, manager_pid, program, wait_gone, wait_idle, wait_until
 
 import mpsteal
+from mpsteal._engine import crew
 
 Open = Callable[..., mpsteal.Pool]
 
@@ -213,8 +214,11 @@ def test_handler_that_raises_before_the_ring(open_pool: Open) -> None:
 
 
 @pytest.mark.parametrize("what", ["terminate", "join"])
-def test_wait_that_was_interrupted_is_one_when_it_is_begun_again(open_pool: Open, gates: Gates, what: str) -> None:
+def test_wait_that_was_interrupted_is_one_when_it_is_begun_again(
+    open_pool: Open, gates: Gates, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     """`Thread.join` is not: once a handler has raised in it, it returns at once for ever (CPython 3.10 to 3.12)."""
+    monkeypatch.setattr(crew, "TERM_GRACE_S", 60.0)
     pool = open_pool(1)
     gate, told = gates("running"), gates("told")
     pool.apply_async(tasks.arrive_and_tell_of_sigterm, (gate, told))
@@ -237,6 +241,8 @@ def test_wait_that_was_interrupted_is_one_when_it_is_begun_again(open_pool: Open
     finally:
         helper.join()
         signal.signal(signal.SIGUSR1, before)
+    pool._engine.crew._kill_at = 0.0
+    pool._engine.wake()
     getattr(pool, what)()
     assert is_gone(pid)
     assert not pool._engine.guard.folder or not os.path.exists(pool._engine.guard.folder)

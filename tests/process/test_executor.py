@@ -346,7 +346,8 @@ def test_more_urgent_calls_come_first(open_executor: OpenExecutor, gates: Gates,
     }.items():
         door: Any = executor.options(**options) if options else executor
         futures.append(door.submit(tasks.note, noted, name))
-    wait_until(lambda: executor._engine is not None and not executor._engine.pending, "all taken in")
+    assert executor._engine is not None
+    executor._engine.validate()  # once all are taken in
     gate.open()
     wait(futures)
     assert lines(noted) == ["highest", "high", "sooner", "later", "plain", "low"]
@@ -516,10 +517,11 @@ def test_map_with_buffersize_goes_on_when_the_executor_was_dropped() -> None:
     assert list(results) == [2 * i for i in range(10)]
 
 
-def test_shutdown_from_a_callback_does_not_wait_for_itself(open_executor: OpenExecutor) -> None:
-    executor, ended = open_executor(1), threading.Event()
-    future = executor.submit(tasks.double, 1)
+def test_shutdown_from_a_callback_does_not_wait_for_itself(open_executor: OpenExecutor, gates: Gates) -> None:
+    executor, gate, ended = open_executor(1), gates(), threading.Event()
+    future = executor.submit(pass_gate, gate)
     future.add_done_callback(lambda _: (executor.shutdown(), ended.set()))
+    gate.open()
     assert ended.wait(60)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,8 +138,9 @@ def test_finalizer_runs_once_in_each_agent_at_close(open_pool: Open, start_metho
     assert sorted(lines(noted)) == sorted(f"{pid} mpsteal-{i} None state" for i, pid in enumerate(pids))
 
 
-def test_finalizer_runs_at_the_end_of_with_where_all_is_done(tmp_path: Path) -> None:
+def test_finalizer_runs_at_the_end_of_with_where_all_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the agents have come to rest or not."""
+    monkeypatch.setattr(crew, "TERM_GRACE_S", 60.0)
     for i in range(10):
         noted = str(tmp_path / f"noted {i}")
         with mpsteal.Pool(2, finalizer=agent_tasks.note_end, finalargs=(noted,)) as pool:
@@ -148,7 +150,10 @@ def test_finalizer_runs_at_the_end_of_with_where_all_is_done(tmp_path: Path) -> 
         assert sorted(ended(noted)) == sorted(pids)
 
 
-def test_agent_that_is_ended_runs_no_finalizer(open_pool: Open, gates: Gates, tmp_path: Path) -> None:
+def test_agent_that_is_ended_runs_no_finalizer(
+    open_pool: Open, gates: Gates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "TERM_GRACE_S", 60.0)
     noted, gate = str(tmp_path / "noted"), gates("held")
     pool = open_pool(2, finalizer=agent_tasks.note_end, finalargs=(noted,))
     wait_until(lambda: all(a.parked for a in pool.stats().agents), "both are idle")
@@ -225,14 +230,23 @@ def test_finalizer_that_hangs_is_ended(
     caplog: pytest.LogCaptureFixture,
     end: str,
 ) -> None:
-    monkeypatch.setattr(crew, "LEAVE_GRACE_S" if end == "close" else "FINALIZE_GRACE_S", 0.3)
+    for limit in ("LEAVE_GRACE_S", "TERM_GRACE_S", "FINALIZE_GRACE_S"):
+        monkeypatch.setattr(crew, limit, 1000.0)
     gate = gates("hangs")
     pool = open_pool(1, finalizer=agent_tasks.sleep_for_ever, finalargs=(gate,))
     (pid,) = [pool.apply(tasks.my_pid)]
     with caplog.at_level(logging.WARNING, "mpsteal"):
-        getattr(pool, end)()
+        ending = threading.Thread(target=getattr(pool, end))
+        ending.start()
+        gate.wait_arrived()
+        at_work = pool._engine.crew
+        if end == "close":
+            at_work._leave_by = 0.0
+        else:
+            at_work._finalize_by = at_work._kill_at = 0.0
+        pool._engine.wake()
+        ending.join()
         pool.join()
-    gate.wait_arrived()
     assert is_gone(pid)
     if end == "close":
         (told,) = [record.message for record in caplog.records]

@@ -304,7 +304,7 @@ def test_many_parallels_share_the_pool() -> None:
     for thread in threads:
         thread.join()
     assert sorted(map(str, outcomes)) == ["None", "True", "True", "True"]
-    assert len(pids()) == 2
+    wait_until(lambda: len(pids()) == 2, "both agents")
 
 
 def test_without_joblib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

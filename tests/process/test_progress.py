@@ -120,14 +120,17 @@ class TestItEnds:
     def test_with_ctrl_c(self, open_pool: Open, gates: Gates, written: Callable[[], str], tmp_path: Any) -> None:
         task = partial(tasks.at_gates, {1: gates()}, str(tmp_path / "ran"), -1)
 
+        pool = open_pool(1)
+
         def interrupt() -> None:
             gates().wait_arrived()
+            wait_until(lambda: pool._engine.waiting, "it waits")
             os.kill(os.getpid(), signal.SIGINT)
 
         hand = threading.Thread(target=interrupt)
         hand.start()
         with pytest.raises(KeyboardInterrupt):
-            open_pool(1).map(task, range(3), 1, progress=True)
+            pool.map(task, range(3), 1, progress=True)
         hand.join()
         assert not drawing()
         assert "/3 items" in written()

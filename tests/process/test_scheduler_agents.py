@@ -906,8 +906,8 @@ class TestStop:
             raise ZeroDivisionError
 
         with monkeypatch.context() as patch:
-            patch.setattr(scheduler._dispatcher, "turn", fail)
             patch.setattr(scheduler._dispatcher.dependents, "release", lambda task: None)
+            patch.setattr(scheduler._dispatcher, "turn", fail)
             made.append(scheduler.submit_task(Task("one more")))
             errors = [task.exception(ALARM_S) for task in made]
         assert all(isinstance(error, ZeroDivisionError) for error in errors)

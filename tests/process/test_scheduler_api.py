@@ -425,10 +425,10 @@ class TestFutures:
         scheduler = open_scheduler(*agents(2))
         assert scheduler.wait_all(0) is True
         first, second = gates("first"), gates("second")
-        hold(scheduler, first)
+        (held,) = hold(scheduler, first)
         waits = threading.Thread(target=lambda: scheduler.wait_all(ALARM_S))
         waits.start()
-        wait_until(lambda: _watches or waits.is_alive(), "it waits")
+        wait_until(lambda: id(held) in _watches, "it waits")
         time_out = scheduler.wait_all(0.01)
         assert time_out is False
         later = hold(scheduler, second)
@@ -483,6 +483,7 @@ class TestFutures:
         gate.open()
         assert held.result(ALARM_S)
         assert held.cancel() is False and scheduler.cancel(held) is False
+        wait_taken_in(scheduler)
         with pytest.raises(KeyError):
             scheduler.cancel(held.id)
         scheduler.register_agent(Agent("b", ["nobody"]))
@@ -789,6 +790,7 @@ class TestWithoutStop:
         gate.wait_arrived()
         reference, thread = weakref.ref(scheduler), scheduler._engine.thread
         pid = scheduler.agents["a"].pid
+        wait_taken_in(scheduler)
         del scheduler
         gc.collect()
         assert reference() is not None

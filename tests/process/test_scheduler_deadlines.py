@@ -84,6 +84,7 @@ class TestDeadline:
         strange = scheduler.submit_task(Task("strange", ["cobol"], deadline=0.02))
         for task in (follows, strange):
             wait_until(lambda task=task: task.deadline_missed, "the deadline seen to pass")
+        wait_taken_in(scheduler)
         assert scheduler.get_metrics()["deadlines"]["missed"] == 2
         assert len(late(caplog)) == 2
         gate.open()
@@ -135,7 +136,7 @@ class TestDeadlineThatCannotBeMet:
             pytest.param(-1.0, None, "has passed", id="passed"),
             pytest.param(0, None, "has passed", id="now"),
             pytest.param(datetime.datetime(2001, 1, 1), None, "has passed", id="a date that has passed"),
-            pytest.param(2.0, 5.0, "is 2 s away, and the task takes about 5 s", id="takes too long"),
+            pytest.param(60.0, 100.0, "is 60 s away, and the task takes about 100 s", id="takes too long"),
         ],
     )
     def test_is_reported_at_submit(self, open_scheduler: Open, deadline: Any, cost: float | None, why: str) -> None:
@@ -234,11 +235,11 @@ class TestTimeout:
     def test_started_at_and_agent_of_what_was_ended_are_known(self, open_scheduler: Open, gates: Gates) -> None:
         scheduler = open_scheduler(Agent("a"))
         gate = gates("running")
-        task = scheduler.submit_task(Task("endless", fn=tasks.arrive_and_sleep, args=(gate,), timeout=0.1))
+        task = scheduler.submit_task(Task("endless", fn=tasks.arrive_and_sleep, args=(gate,), timeout=0.5))
         assert isinstance(task.exception(ALARM_S), TaskTimeoutError)
         assert task.agent_id == "a"
         assert task.started_at is not None and task.completed_at is not None
-        assert task.completed_at - task.started_at >= 0.1
+        assert task.completed_at - task.started_at >= 0.5
         assert check_at_rest(scheduler)["per_agent"]["a"]["failed"] == 1
 
     def test_queue_mates_keep_their_places(self, open_scheduler: Open, gates: Gates, tmp_path: Path) -> None:
@@ -322,7 +323,7 @@ class TestTimeout:
         noted = str(tmp_path / "noted")
         task = Task("endless", fn=tasks.note_pid_and_sleep, args=(noted, 600), timeout=0.1, retries=3)
         assert isinstance(scheduler.submit_task(task).exception(ALARM_S), TaskTimeoutError)
-        assert len(lines(noted)) == 1
+        assert len(lines(noted)) <= 1, "it may have been ended before its first line"
         assert check_at_rest(scheduler)["retried"] == 0
 
     def test_another_try_has_all_of_its_time(self, open_scheduler: Open, gates: Gates) -> None:

@@ -323,6 +323,7 @@ class TestFinishedDependency:
         scheduler = open_scheduler(Agent("a"))
         first = scheduler.submit_task(Task("first", fn=tasks.double, args=(1,)))
         assert first.result(ALARM_S) == 2
+        wait_taken_in(scheduler)
         assert first.id not in scheduler.tasks
         for named in (first, first.id):
             task = scheduler.submit_task(Task("t", dependencies=[named], fn=tasks.double, args=(2,)))

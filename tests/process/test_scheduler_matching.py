@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import fault_tasks as tasks
 import pytest
-from gates import Gates
+from gates import Gates, pass_gate
 from scheduler_tasks import agents, check_at_rest, hold, pass_and_pid, queued_at, told, wait_ready, wait_taken_in
 from waiting import ALARM_S, wait_until
 
@@ -117,6 +117,7 @@ class TestMatching:
         hold(scheduler, gate, ("good",))
         bad = scheduler.submit_task(Task("held", ["bad"], fn=pass_and_pid, args=(gate,)))
         gate.wait_arrived()
+        scheduler._dispatcher.lengths_due = 0.0
         made = [Task(str(i), ["x"], fn=tasks.my_pid) for i in range(13)]
         scheduler.submit_tasks(made)
         wait_taken_in(scheduler)
@@ -259,12 +260,16 @@ class TestNoAgentCanRunIt:
         check_at_rest(scheduler)
 
     def test_the_most_urgent_goes_first_when_the_agent_comes(self, open_scheduler: Open, gates: Gates) -> None:
-        scheduler = open_scheduler()
+        gate = gates("hired")
+        scheduler = open_scheduler(initializer=pass_gate, initargs=(gate,))
         made = [Task(str(i), ["x"], priority, fn=tasks.double, args=(i,)) for i, priority in enumerate([1, 3, 5, 2, 4])]
         for task in made:
             scheduler.submit_task(task)
         wait_taken_in(scheduler)
         scheduler.register_agent(Agent("a", ["x"]))
+        gate.wait_arrived()
+        wait_taken_in(scheduler)  # so that it finds them all there
+        gate.open()
         assert scheduler.wait_all(ALARM_S)
         order = sorted(made, key=lambda task: task.started_at or 0)
         assert [task.priority for task in order] == [5, 4, 3, 2, 1]

@@ -393,6 +393,7 @@ class TestSamples:
         assert set(scheduler.metrics.samples) == {"agent-0", "agent-1"}
         scheduler.remove_agent("agent-0")
         wait_gone_for_good(scheduler, 1)
+        wait_taken_in(scheduler)
         assert set(scheduler.metrics.samples) == {"agent-1"}
         scheduler._sampler.sample()
         assert set(scheduler.metrics.samples) == {"agent-1"}

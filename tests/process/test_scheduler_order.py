@@ -175,7 +175,9 @@ class TestUrgent:
         """What is held has grown old beside tasks that were handed over and are more urgent, and turn out long. Those
         come first, and the parent hands over no more meanwhile."""
         agent = Agent("a")
-        scheduler = open_scheduler(agent, order__aging_tasks=1, order__ahead_tasks=3)
+        scheduler = open_scheduler(
+            agent, order__aging_tasks=1, order__ahead_tasks=3, order__short_s=1000.0, order__ahead_s=1000.0
+        )
         for _ in range(3):
             scheduler.submit_tasks([Task("short") for _ in range(200)])
             assert scheduler.wait_all(ALARM_S)

@@ -150,7 +150,14 @@ class TestStrategyPull:
 
     def test_a_protected_task_is_never_stolen(self, open_scheduler: Open, gates: Gates) -> None:
         """Some are handed ahead to an agent of short tasks, and then it is held up. They wait for it."""
-        scheduler = open_scheduler(Agent("a"), strategy="hybrid", balancing__check_s=0.01, balancing__interval_s=0.02)
+        scheduler = open_scheduler(
+            Agent("a"),
+            strategy="hybrid",
+            balancing__check_s=0.01,
+            balancing__interval_s=0.02,
+            order__short_s=1000.0,
+            order__ahead_s=1000.0,
+        )
         for _ in range(3):
             scheduler.submit_tasks([Task("short") for _ in range(200)])
             assert scheduler.wait_all(ALARM_S)
@@ -160,6 +167,7 @@ class TestStrategyPull:
         gate.wait_arrived()
         wait_taken_in(scheduler)
         theirs = queued_at(scheduler, "a")
+        assert theirs
         plain = scheduler.submit_tasks([Task("p", fn=tasks.my_pid) for _ in range(20)])
         other = scheduler.register_agent(Agent("b"))
         elsewhere = [task for task in urgent if task not in theirs]
@@ -280,6 +288,8 @@ class TestStrategyPush:
         fill(scheduler, gate, longest, skill_requirements=["a"])
         began = time.monotonic()
         wait_until(lambda: time.monotonic() - began > 0.05, "time for many looks")
+        if severe:
+            wait_until(lambda: scheduler.get_metrics()["rebalance_cycles"] > 0, "a cycle")
         assert lengths(scheduler) == [longest, shortest]
         assert (scheduler.get_metrics()["rebalance_cycles"] > 0) == severe
         gate.open()

@@ -77,6 +77,7 @@ def test_program_that_refuses_warnings_is_served(open_pool: Open) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pool = open_pool(1, "fork")
+        wait_idle(pool)
         manager_pid(pool)
         os.kill(agent_pids(pool)[0], signal.SIGKILL)
         wait_until(lambda: len(agent_pids(pool)) == 1, "a new agent")
