@@ -55,7 +55,8 @@ def _wait_quiescent(engine: Engine) -> None:
 
 def _restless(engine: Engine, inside: bool) -> str:
     """Who is still moving, in words; empty when nobody is."""
-    if not inside and (not engine.asleep or engine.pending):
+    # One with more to do calls itself asleep for a moment at the start of its next turn.
+    if not inside and (not engine.asleep or engine.pending or engine.dispatcher.has_more):
         return "the engine is at work"
     if not engine.crew.is_settled:
         return "a death is being settled"

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +332,11 @@ def test_options_do_not_mix_with_the_functions_own(open_executor: OpenExecutor) 
         assert door.submit(capture, 0, **own).result() == ((0,), own)
 
 
-def test_more_urgent_calls_come_first(open_executor: OpenExecutor, gates: Gates, tmp_path: Path) -> None:
+def test_more_urgent_calls_come_first(
+    open_executor: OpenExecutor, gates: Gates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = mpsteal.executor.RULES  # an agent asks, and waits however slow the parent is
+    monkeypatch.setattr(mpsteal.executor, "RULES", replace(rules, order=replace(rules.order, ask_s=100.0)))
     executor, gate, noted = open_executor(1), gates(), str(tmp_path / "noted")
     executor.submit(pass_gate, gate)
     gate.wait_arrived()
