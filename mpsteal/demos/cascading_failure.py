@@ -96,11 +96,11 @@ def run(screen: Screen, options: Options) -> Report:
 
         alive = [stage.register(f"agent_{i}", ["python"]) for i in range(1, AGENTS + 1)]
         for n in range(planned):
-            hand_in()
-            stage.until(is_flowing, "tasks flowing")
-            while (victim := _find_victim(stage, alive, may_retry=n % 2 == 0)) is None:
+            victim = None
+            while victim is None:
                 hand_in()
                 stage.until(is_flowing, "tasks flowing")
+                victim = _find_victim(stage, alive, may_retry=n % 2 == 0)
             alive.remove(victim)
             kills.append(_kill(stage, victim))
         hand_in()

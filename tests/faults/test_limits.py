@@ -111,7 +111,7 @@ def test_only_what_ran_too_long_is_ended(open_pool: Open, tmp_path: Path) -> Non
     results: list[tuple[int, Any]] = []
     for i in range(300):
         if i % 100 == 50:
-            results.append((i, pool.apply_async(tasks.note_and_sleep, (noted, i, NEVER_S), timeout=0.02)))
+            results.append((i, pool.apply_async(tasks.note_and_sleep, (noted, i, NEVER_S), timeout=0.5)))
         else:
             results.append((i, pool.apply_async(tasks.note, (noted, i), timeout=60)))
     for i, result in results:
@@ -120,9 +120,7 @@ def test_only_what_ran_too_long_is_ended(open_pool: Open, tmp_path: Path) -> Non
                 result.get()
         else:
             assert result.get() == i
-    ran = Counter(map(int, lines(noted)))
-    assert max(ran.values()) == 1
-    assert set(range(300)) - set(ran) <= {50, 150, 250}, "one that is ended may not have come to its first line"
+    assert Counter(lines(noted)) == Counter(map(str, range(300)))
     wait_idle(pool)
     pool._engine.validate()
 
